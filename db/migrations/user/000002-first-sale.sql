@@ -1,0 +1,64 @@
+-- The user keyspace (city 0): people, their wallets, and what is shown to them. Slot by murmur3 of the user name.
+
+-- ---------------------------------------------------------------------------------------------------------------------------
+-- People.
+create table users (
+  slot smallint not null,
+  id bigint not null,
+  username text not null,
+  password_hash text not null,
+  roles text[] not null,
+  merchant_id bigint,
+  created_at timestamptz not null default now(),
+  primary key (slot, id)
+) partition by list (slot);
+select partition_by_slot('users');
+create unique index users_username on users (slot, username);
+
+-- Refresh tokens rotate: using one a second time revokes its whole family.
+create table refresh_tokens (
+  slot smallint not null,
+  token_hash bytea not null,
+  family bigint not null,
+  user_id bigint not null,
+  state text not null check (state in ('LIVE', 'USED', 'REVOKED')),
+  expires_at timestamptz not null,
+  primary key (slot, token_hash)
+) partition by list (slot);
+select partition_by_slot('refresh_tokens');
+create index refresh_tokens_family on refresh_tokens (slot, family);
+
+create table topups (
+  slot smallint not null,
+  id bigint not null,
+  user_id bigint not null,
+  channel text not null,
+  amount bigint not null check (amount > 0),
+  state text not null check (state in ('PROCESSING', 'SUCCEEDED', 'FAILED')),
+  created_at timestamptz not null default now(),
+  primary key (slot, id)
+) partition by list (slot);
+select partition_by_slot('topups');
+
+-- A consumer's orders live with their merchants; this index of them is fed by events.
+create table order_index (
+  slot smallint not null,
+  user_id bigint not null,
+  order_id bigint not null,
+  primary key (slot, user_id, order_id)
+) partition by list (slot);
+select partition_by_slot('order_index');
+
+-- What a user is told. The event's id is the mark: a second delivery inserts nothing.
+create table notifications (
+  slot smallint not null,
+  user_id bigint not null,
+  source text not null,
+  event_id bigint not null,
+  kind text not null,
+  data json not null,
+  at timestamptz not null,
+  read_at timestamptz,
+  primary key (slot, user_id, source, event_id)
+) partition by list (slot);
+select partition_by_slot('notifications');

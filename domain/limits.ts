@@ -1,0 +1,31 @@
+/** Everything has a limit; they stand together so that they can be checked against each other, once, at load. Units are in the names. */
+import { invariant } from "./invariant.ts";
+
+export const LIMITS = {
+  /** Commands one drain takes at most: at 512 orders a transaction the commit (0.2 ms) is long paid for, and latency stays tens of milliseconds. */
+  drainCommandsMax: 512,
+  /** Commands waiting in one mailbox. At 10,000 commands a second this is under half a second of work: longer waits are answered 503 at once. */
+  mailboxCommandsMax: 4_096,
+  /** Of those, commands for one merchant: half, so that a stampede at one bar leaves room for its neighbours in the slot. */
+  mailboxMerchantCommandsMax: 2_048,
+  /** A drain may wait this long for a row another node holds before it answers BUSY. */
+  lockWaitMs: 1_000,
+  /** One statement of a drain. */
+  statementMs: 8_000,
+  /** What a client may wait for any answer. */
+  requestMs: 10_000,
+  /** After this a payment in TRYING whose coordinator is silent is cancelled by the recovery worker. */
+  tryMs: 20_000,
+  /** Reversal window of a redemption, also the wait before settlement. */
+  reversalMinutes: 60,
+  quantityMax: 99,
+  groupSizeMin: 2,
+  groupSizeMax: 100,
+  unpaidOrdersMax: 5,
+  bodyBytesMax: 100_000,
+} as const;
+
+invariant(LIMITS.lockWaitMs < LIMITS.statementMs, "a lock wait ends before its statement does");
+invariant(LIMITS.statementMs < LIMITS.requestMs, "a statement ends before its client gives up");
+invariant(LIMITS.requestMs < LIMITS.tryMs, "recovery never cancels a payment whose buyer still waits");
+invariant(LIMITS.mailboxMerchantCommandsMax < LIMITS.mailboxCommandsMax, "one merchant never fills a mailbox");

@@ -1,0 +1,123 @@
+/**
+ * A drain is a transaction: lock → decide → write, commit, answer all. A batch may hold commands of several kinds; each kind has one drain
+ * function, and they run in one fixed order so that two nodes that drain one shard at once take their locks in the same order.
+ *
+ * When a batch fails: contention is retried whole; a batch poisoned by one command is halved until the poison stands alone and only it fails;
+ * a COMMIT without an answer is resolved by the transaction's id (`db/database.ts`), never by doing the work again blindly.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { COMMON_ERRORS } from "../domain/common-errors.ts";
+import { refusal, type DomainError } from "../domain/error.ts";
+import type { Id, Shard } from "../domain/ids.ts";
+import { invariant } from "../domain/invariant.ts";
+import { type Database, DatabaseUnavailable, isConstraint, isContention, type Queryable, type Statement, type Transaction } from "../db/database.ts";
+import type { Command } from "./mailbox.ts";
+
+/** What a drain function works with: the transaction, where and when it is, and ids to give away. */
+export interface Work extends Queryable {
+  readonly shard: Shard;
+  /** The database's clock at the start of the transaction: the only time that counts. */
+  readonly now: Date;
+  /** Ids of this shard, minted by its database. Cheap: they are fetched in blocks. */
+  mint(count: number): Promise<Id[]>;
+  /** Runs after the commit, before the answers: for what may only be told once it is true. */
+  afterCommit(run: () => void): void;
+}
+
+/** One kind of command: takes a batch, gives one outcome each, in order. A refusal is an outcome; a throw fails the batch. */
+export type DrainFunction<I, O> = (work: Work, inputs: readonly I[]) => Promise<readonly (O | DomainError)[]>;
+
+const OPEN: Statement = {
+  name: "drain/open",
+  text: `select extract(epoch from now()) * 1000 as now_ms, pg_current_xact_id()::text as xid, mint_ids($1, $2, $3) as ids`,
+};
+const MINT: Statement = { name: "drain/mint", text: `select mint_ids($1, $2, $3) as ids` };
+
+/** Contention resolves itself or it is not contention: three tries, a few milliseconds apart. */
+const CONTENTION_TRIES = 3;
+
+export class Drainer {
+  readonly #database: Database;
+  readonly #kinds: ReadonlyMap<string, DrainFunction<unknown, unknown>>;
+  readonly #onFault: (error: unknown, kind: string) => void;
+
+  /** `kinds` in lock order. */
+  constructor(database: Database, kinds: ReadonlyMap<string, DrainFunction<unknown, unknown>>, onFault: (error: unknown, kind: string) => void) {
+    this.#database = database;
+    this.#kinds = kinds;
+    this.#onFault = onFault;
+  }
+
+  /** Drains one batch and settles every command of it. Never rejects. */
+  async drain(shard: Shard, commands: readonly Command[]): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const outcomes = await this.#once(shard, commands);
+        for (const [index, command] of commands.entries()) command.settle(outcomes[index]);
+        return;
+      } catch (error) {
+        const lastTry = attempt >= CONTENTION_TRIES;
+        if (isContention(error) && !lastTry) {
+          await sleep(2 ** attempt + Math.random() * 5);
+        } else if (isContention(error)) {
+          return settleAll(commands, refusal(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 }));
+        } else if (error instanceof DatabaseUnavailable) {
+          return settleAll(commands, refusal(COMMON_ERRORS, "UNAVAILABLE", { what: "the database", retryAfterSeconds: 2 }));
+        } else if (isConstraint(error) && attempt === 1) {
+          // Another node may have written between our read and our write; reading again tells.
+        } else if (commands.length > 1) {
+          const half = commands.length >> 1;
+          await this.drain(shard, commands.slice(0, half));
+          return this.drain(shard, commands.slice(half));
+        } else {
+          this.#onFault(error, commands[0]?.kind ?? "");
+          return settleAll(commands, error instanceof Error ? error : new Error(String(error)));
+        }
+      }
+    }
+  }
+
+  async #once(shard: Shard, commands: readonly Command[]): Promise<unknown[]> {
+    const outcomes = new Array<unknown>(commands.length).fill(undefined);
+    const afterCommit: (() => void)[] = [];
+    await this.#database.transaction(async (tx) => {
+      const work = await openWork(tx, shard, commands.length, afterCommit);
+      for (const [kind, drainKind] of this.#kinds) {
+        const indices = commands.flatMap((command, index) => (command.kind === kind ? [index] : []));
+        if (indices.length === 0) continue;
+        const inputs = indices.map((index) => commands[index]?.input);
+        const answers = await drainKind(work, inputs);
+        invariant(answers.length === indices.length, `${kind} answers every command of its batch`);
+        for (const [at, index] of indices.entries()) outcomes[index] = answers[at];
+      }
+    });
+    for (const run of afterCommit) run();
+    return outcomes;
+  }
+}
+
+const settleAll = (commands: readonly Command[], error: Error): void => {
+  for (const command of commands) command.settle(error);
+};
+
+async function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: (() => void)[]): Promise<Work> {
+  const [opened] = await tx.query<{ now_ms: string; xid: string; ids: Id[] }>(OPEN, [shard.city, shard.slot, idsAhead]);
+  invariant(opened !== undefined, "a select without from gives a row");
+  tx.xid = opened.xid;
+  let ids = opened.ids;
+  return {
+    shard,
+    now: new Date(Number(opened.now_ms)),
+    query: (statement, values) => tx.query(statement, values),
+    async mint(count) {
+      if (ids.length < count) {
+        const [minted] = await tx.query<{ ids: Id[] }>(MINT, [shard.city, shard.slot, count - ids.length + idsAhead]);
+        ids = ids.concat(minted?.ids ?? []);
+      }
+      const taken = ids.slice(0, count);
+      ids = ids.slice(count);
+      return taken;
+    },
+    afterCommit: (run) => void afterCommit.push(run),
+  };
+}

@@ -1,0 +1,135 @@
+/**
+ * The actor's mailbox: commands to one shard wait here and are drained in batches, one batch at a time. There is no timer: a batch is whatever
+ * arrived while the one before it was being committed, so a quiet shard answers at once and a busy one pays one commit for hundreds.
+ *
+ * Exits of a command: answered by its drain; refused at the door (OVERLOADED: the box, or this merchant's share of it, is full, or it is
+ * closing); dropped before it costs a transaction (TIMEOUT: its caller has stopped waiting); failed with its batch.
+ */
+import { performance } from "node:perf_hooks";
+import { COMMON_ERRORS } from "../domain/common-errors.ts";
+import { DomainError, refusal } from "../domain/error.ts";
+import type { Shard } from "../domain/ids.ts";
+
+/** What a command asks, as its drain sees it. */
+export interface Command<I = unknown, O = unknown> {
+  readonly kind: string;
+  readonly input: I;
+  /** Whose share of the box it takes; undefined for work of the platform's own. */
+  readonly merchantId: string | undefined;
+  /** `performance.now()` at which its caller stops waiting. */
+  readonly deadlineMs: number;
+  readonly enqueuedMs: number;
+  readonly settle: (outcome: O | Error) => void;
+}
+
+export interface MailboxLimits {
+  readonly drainCommandsMax: number;
+  readonly mailboxCommandsMax: number;
+  readonly mailboxMerchantCommandsMax: number;
+}
+
+/** What is watched of a mailbox: `mixins/metrics.ts` makes histograms of it. */
+export interface MailboxWatch {
+  drained(shard: Shard, batch: { readonly size: number; readonly waitMs: number; readonly drainMs: number }): void;
+  refused(shard: Shard, reason: "full" | "merchant" | "closing" | "late"): void;
+}
+
+export class Mailbox {
+  readonly shard: Shard;
+  readonly #drain: (commands: readonly Command[]) => Promise<void>;
+  readonly #limits: MailboxLimits;
+  readonly #watch: MailboxWatch;
+  #waiting: Command[] = [];
+  readonly #byMerchant = new Map<string, number>();
+  #draining: Promise<void> | undefined;
+  #closing = false;
+  #lastBatch = 0;
+
+  constructor(shard: Shard, drain: (commands: readonly Command[]) => Promise<void>, limits: MailboxLimits, watch: MailboxWatch) {
+    this.shard = shard;
+    this.#drain = drain;
+    this.#limits = limits;
+    this.#watch = watch;
+  }
+
+  get depth(): number {
+    return this.#waiting.length;
+  }
+
+  /** Commands of the last batch: how hard the box works. */
+  get lastBatchSize(): number {
+    return this.#lastBatch;
+  }
+
+  /** Puts a command in; resolves with its answer, rejects with its refusal. */
+  post<I, O>(kind: string, input: I, options: { readonly merchantId?: string | undefined; readonly timeoutMs: number }): Promise<O> {
+    const full = this.#fullFor(options.merchantId);
+    if (full) {
+      this.#watch.refused(this.shard, full);
+      return Promise.reject(refusal(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 }));
+    }
+    return new Promise<O>((resolve, reject) => {
+      const enqueuedMs = performance.now();
+      this.#waiting.push({
+        kind,
+        input,
+        merchantId: options.merchantId,
+        deadlineMs: enqueuedMs + options.timeoutMs,
+        enqueuedMs,
+        settle: (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome as O)),
+      });
+      if (options.merchantId !== undefined) this.#byMerchant.set(options.merchantId, (this.#byMerchant.get(options.merchantId) ?? 0) + 1);
+      this.#wake();
+    });
+  }
+
+  /** Takes nothing new, drains what waits, and resolves when the last batch is committed. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    await this.#draining;
+  }
+
+  #fullFor(merchantId: string | undefined): "full" | "merchant" | "closing" | undefined {
+    if (this.#closing) return "closing";
+    if (this.#waiting.length >= this.#limits.mailboxCommandsMax) return "full";
+    if (merchantId !== undefined && (this.#byMerchant.get(merchantId) ?? 0) >= this.#limits.mailboxMerchantCommandsMax) return "merchant";
+    return undefined;
+  }
+
+  /** Starts draining in the next turn of the event loop: requests that were parsed in this one share the first batch. */
+  #wake(): void {
+    this.#draining ??= new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#drainAll());
+  }
+
+  async #drainAll(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      const taken = this.#waiting.splice(0, this.#limits.drainCommandsMax);
+      for (const { merchantId } of taken) if (merchantId !== undefined) this.#leave(merchantId);
+      const startMs = performance.now();
+      const batch = taken.filter((command) => command.deadlineMs > startMs || this.#dropLate(command));
+      if (batch.length === 0) continue;
+      this.#lastBatch = batch.length;
+      await this.#drain(batch).catch((error: unknown) => {
+        for (const command of batch) command.settle(error instanceof Error ? error : new Error(String(error)));
+      });
+      const waitMs = startMs - (batch[0]?.enqueuedMs ?? startMs);
+      this.#watch.drained(this.shard, { size: batch.length, waitMs, drainMs: performance.now() - startMs });
+    }
+    this.#draining = undefined;
+  }
+
+  #dropLate(command: Command): false {
+    this.#watch.refused(this.shard, "late");
+    command.settle(refusal(COMMON_ERRORS, "TIMEOUT", {}));
+    return false;
+  }
+
+  #leave(merchantId: string): void {
+    const left = (this.#byMerchant.get(merchantId) ?? 1) - 1;
+    if (left > 0) this.#byMerchant.set(merchantId, left);
+    else this.#byMerchant.delete(merchantId);
+  }
+}
+
+/** Refusals are answers; anything else in a batch is a fault of the batch. */
+export const isRefusal = (outcome: unknown): outcome is DomainError => outcome instanceof DomainError;

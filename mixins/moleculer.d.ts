@@ -1,0 +1,9 @@
+import "moleculer";
+
+/** Keys of ours (and two of Moleculer's own) that its 0.15 types do not know. */
+declare module "moleculer" {
+  interface ActionSchema<TThis> {
+    timeout?: number;
+    retrySafe?: boolean;
+  }
+}

@@ -1,0 +1,36 @@
+/** fastest-validator with the scalars of our contracts: ids, money, times and cursors. Handlers never see a value of another form. */
+import { Validators } from "moleculer";
+import { ID_PATTERN, isId } from "../domain/ids.ts";
+import { REQUEST_FEN_MAX } from "../domain/money.ts";
+
+/** RFC 3339 in UTC with seconds; the parser then says whether there is such a day. */
+const TIME_PATTERN = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z$/;
+/** What a list gives as `nextCursor`: opaque to the client, base64url. */
+const CURSOR_PATTERN = /^[A-Za-z0-9_-]{1,512}$/;
+
+const checked = (type: string, holds: (value: unknown) => boolean) => (value: unknown, errors: { type: string; actual: unknown }[]) => {
+  if (value !== undefined && value !== null && !holds(value)) errors.push({ type, actual: value });
+  return value;
+};
+
+export const SCALARS = {
+  id: { type: "string", custom: checked("id", (value) => typeof value === "string" && ID_PATTERN.test(value) && isId(value)) },
+  fen: { type: "number", integer: true, min: 1, max: REQUEST_FEN_MAX },
+  time: {
+    type: "string",
+    custom: checked("time", (value) => typeof value === "string" && TIME_PATTERN.test(value) && !Number.isNaN(Date.parse(value))),
+  },
+  cursor: { type: "string", custom: checked("cursor", (value) => typeof value === "string" && CURSOR_PATTERN.test(value)) },
+} as const;
+
+export const makeValidator = (): Validators.Fastest =>
+  new Validators.Fastest({
+    useNewCustomCheckerFunction: true,
+    defaults: { object: { strict: true } },
+    aliases: SCALARS,
+    messages: {
+      id: "The '{field}' field must be an id: a decimal string.",
+      time: "The '{field}' field must be an RFC 3339 time in UTC, such as 2026-01-31T18:00:00Z.",
+      cursor: "The '{field}' field must be a cursor from an earlier answer.",
+    },
+  } as ConstructorParameters<typeof Validators.Fastest>[0]);
