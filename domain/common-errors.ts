@@ -11,6 +11,7 @@ export const COMMON_ERRORS = {
   FORBIDDEN: define<{ need: string }>(403, "never", (d) => `this is for ${d.need}`),
   ROUTE_NOT_FOUND: define<{ method: string; path: string }>(404, "never", (d) => `there is no ${d.method} ${d.path}`),
   METHOD_NOT_ALLOWED: define<{ method: string; allow: readonly string[] }>(405, "never", (d) => `${d.method} is not one of ${d.allow.join(", ")}`),
+  REQUEST_TIMEOUT: define<{}>(408, "later", () => "the request did not arrive in time"),
   BODY_TOO_LARGE: define<{ limitBytes: number }>(413, "never", (d) => `the body is larger than ${d.limitBytes} bytes`),
   UNSUPPORTED_MEDIA_TYPE: define<{ type: string }>(415, "never", (d) => `send application/json, not ${d.type}`),
   HEADERS_TOO_LARGE: define<{}>(431, "never", () => "the request headers are too large"),

@@ -23,23 +23,27 @@ interface Scalars {
   any: unknown;
 }
 type Head<S extends string> = S extends `${infer H}|${string}` ? H : S;
-type One<R> = R extends string
-  ? Head<R> extends keyof Scalars
-    ? Scalars[Head<R>]
-    : never
-  : R extends { type: "enum"; values: readonly (infer V)[] }
-    ? V
-    : R extends { type: "array"; items: infer I }
-      ? One<I>[]
-      : R extends { type: "object"; props: infer O }
-        ? Infer<O>
-        : R extends { type: infer T extends keyof Scalars }
-          ? Scalars[T]
-          : never;
+type One<R> = R extends undefined
+  ? undefined
+  : R extends string
+    ? Head<R> extends keyof Scalars
+      ? Scalars[Head<R>]
+      : never
+    : R extends { type: "enum"; values: readonly (infer V)[] }
+      ? V
+      : R extends { type: "array"; items: infer I }
+        ? One<I>[]
+        : R extends { type: "object"; props: infer O }
+          ? Infer<O>
+          : R extends { type: infer T extends keyof Scalars }
+            ? Scalars[T]
+            : never;
 type Skippable<R> = R extends { optional: true } | { default: unknown } ? true : R extends `${string}|optional${string}` ? true : false;
 
 /** The type a schema describes. Keys with `$$` are the validator's, not fields. */
-export type Infer<P> = { -readonly [K in keyof P as K extends `$$${string}` ? never : Skippable<P[K]> extends true ? never : K]: One<P[K]> } & {
+export type Infer<P> = {
+  -readonly [K in keyof P as K extends `$$${string}` ? never : Skippable<P[K]> extends true ? never : K]: One<P[K]>;
+} & {
   -readonly [K in keyof P as K extends `$$${string}` ? never : Skippable<P[K]> extends true ? K : never]?: One<P[K]>;
 };
 
@@ -100,7 +104,10 @@ interface Options<P extends Fields> {
 const DEFAULT_TIMEOUT_MS = 10_000;
 
 /** `action("order.place", { params, answer, … })`. The answer is a shape, an array schema, or undefined for an empty answer. */
-export const action = <const N extends string, const P extends Fields, const A>(name: N, options: Options<P> & { readonly answer: A }): Contract<N, P, A> => ({
+export const action = <const N extends string, const P extends Fields, const A>(
+  name: N,
+  options: Options<P> & { readonly answer: A },
+): Contract<N, P, A> => ({
   name,
   timeoutMs: DEFAULT_TIMEOUT_MS,
   retrySafe: options.rest?.method === "GET",
@@ -125,12 +132,12 @@ export interface CallMeta {
   readonly bodyHash?: Buffer;
 }
 
-export type Params<C> = C extends Contract<string, infer P, unknown> ? Infer<P> : never;
-export type Answer<C> = C extends Contract<string, Fields, infer A> ? One<A> : never;
+export type Params<C> = C extends { readonly params: infer P } ? Infer<P> : never;
+export type Answer<C> = C extends { readonly answer: infer A } ? One<A> : never;
 export type Ctx<C> = Context<Params<C>, CallMeta>;
 
 /** The action schema of a contract: validation, timeout and handler. `this` of the handler is the service. */
-export const handle = <N extends string, P extends Fields, A, T extends Service = Service>(
+export const handle = <N extends string, P extends Fields, A, T extends Service<{}> = Service<{}>>(
   contract: Contract<N, P, A>,
   handler: (this: T, ctx: Context<Infer<P>, CallMeta>) => Promise<One<A>>,
   extra: Omit<ActionSchema<T>, "params" | "handler"> = {},

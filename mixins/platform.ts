@@ -10,6 +10,7 @@ import type { Keyspaces } from "../db/keyspaces.ts";
 import { Drainer, type DrainFunction } from "./drain.ts";
 import { Mailbox, type MailboxWatch } from "./mailbox.ts";
 import type { Metrics } from "./metrics.ts";
+import { StockGate } from "./stock-gate.ts";
 
 /** Figures of the trade that an operator may set; the environment is read in one place and handed down. */
 export interface TradeSettings {
@@ -30,6 +31,7 @@ export class Platform {
   readonly databases: ReadonlyMap<string, Database>;
   readonly metrics: Metrics;
   readonly trade: TradeSettings;
+  readonly stockGate = new StockGate();
   readonly #logger: Logger;
   readonly #kinds = new Map<string, DrainFunction<never, unknown>>();
   readonly #mailboxes = new Map<string, Mailbox>();

@@ -66,3 +66,12 @@ export const cancelOrder = action("order.cancel", {
   rest: { method: "POST", path: "/orders/{id}/cancel", who: "consumer", status: 200, key: "optional", tag: "Buying" },
   address: (params) => shardOf(params.id),
 });
+
+/** Internal: expires due orders of one shard; those not due, or being paid, are left alone. */
+export const expireOrders = action("order.expire", {
+  summary: "Expire unpaid orders",
+  params: { city: "number", slot: "number", ids: { type: "array", items: "id" } },
+  answer: undefined,
+  retrySafe: true,
+  address: (params) => ({ city: params.city, slot: params.slot }),
+});

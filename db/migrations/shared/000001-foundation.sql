@@ -153,10 +153,8 @@ create table requests (
   operation text not null,
   idem_key text not null,
   body_hash bytea not null,
-  -- Null while the first one runs; `taken_at` lets a crashed one be taken over.
-  status smallint,
-  answer json,
-  taken_at timestamptz not null default now(),
+  answer json not null,
+  at timestamptz not null default now(),
   primary key (slot, caller, idem_key)
 ) partition by list (slot);
 select partition_by_slot('requests');

@@ -1,0 +1,63 @@
+/**
+ * A sweep: every second, what is due in this node's databases is looked up and handed to its shard's action in batches. One sweep at a time;
+ * a database that cannot be reached is tried again at the next. Acting twice on one row does nothing, so several nodes may sweep at once.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Service } from "moleculer";
+import type { Id } from "../domain/ids.ts";
+import type { Queryable } from "../db/database.ts";
+import { call, type Contract, type Via } from "./contract.ts";
+import { platformOf } from "./platform.ts";
+
+export interface Sweep {
+  stop(): Promise<void>;
+}
+
+/** One look-up's size; while it comes back full, the sweep goes on at once. */
+const ROWS_MAX = 1_000;
+const EVERY_MS = 1_000;
+
+/** The action that acts on due rows of one shard. */
+type DueContract = Contract<
+  string,
+  { readonly city: "number"; readonly slot: "number"; readonly ids: { readonly type: "array"; readonly items: "id" } },
+  undefined
+>;
+
+export function sweep(
+  service: Service<{}>,
+  what: string,
+  due: { find: (tx: Queryable, slots: readonly number[], limit: number) => Promise<{ slot: number; id: string }[]>; act: DueContract },
+): Sweep {
+  const stopping = new AbortController();
+  const platform = platformOf(service.broker);
+  const once = async (): Promise<boolean> => {
+    let full = false;
+    for (const database of platform.databases.values()) {
+      if (!platform.servesCity(database.city)) continue;
+      const rows = await due.find(database, database.slots, ROWS_MAX);
+      full ||= rows.length === ROWS_MAX;
+      const bySlot = Map.groupBy(rows, (row) => row.slot);
+      await Promise.all(
+        [...bySlot].map(([slot, some]) => call(service.broker as unknown as Via, due.act, { city: database.city, slot, ids: some.map((row) => row.id as Id) })),
+      );
+    }
+    return full;
+  };
+  const run = async (): Promise<void> => {
+    while (!stopping.signal.aborted) {
+      const again = await once().catch((error: unknown) => {
+        service.logger.warn(`sweeping ${what}: ${error instanceof Error ? error.message : String(error)}`);
+        return false;
+      });
+      if (!again) await sleep(EVERY_MS, undefined, { signal: stopping.signal }).catch(() => undefined);
+    }
+  };
+  const running = run();
+  return {
+    async stop() {
+      stopping.abort();
+      await running;
+    },
+  };
+}

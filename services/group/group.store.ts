@@ -1,0 +1,220 @@
+/** Groups and their seats. */
+import type { GroupFacts, NewGroup, NewSeat } from "../../domain/order/place.ts";
+import { seatKey } from "../../domain/order/place.ts";
+import type { GroupState, SeatState } from "../../domain/group/state.ts";
+import type { DealId, GroupId, MerchantId, OrderId, Shard, UserId } from "../../domain/ids.ts";
+import { invariant } from "../../domain/invariant.ts";
+import { fen, type Fen } from "../../domain/money.ts";
+import type { Queryable, Statement } from "../../db/database.ts";
+
+interface GroupRecord {
+  id: GroupId;
+  deal_id: DealId;
+  merchant_id: MerchantId;
+  size: number;
+  unit_price: string;
+  state: GroupState;
+  held: number;
+  taken: number;
+  filled: number;
+  leader_id: UserId;
+  leader_name: string;
+  ttl_minutes: number;
+  sale_ends_at: Date | null;
+  auto_fill_bps: number | null;
+  deadline: Date | null;
+}
+
+/** A group as its row has it. */
+export interface GroupRow extends GroupFacts {
+  readonly merchantId: MerchantId;
+  readonly unitPrice: Fen;
+  readonly leaderId: UserId;
+  readonly leaderName: string;
+  readonly ttlMinutes: number;
+  readonly saleEndsAt: Date | undefined;
+  readonly autoFillBps: number | undefined;
+  readonly deadline: Date | undefined;
+}
+
+export interface SeatRow {
+  readonly groupId: GroupId;
+  readonly orderId: OrderId;
+  readonly userId: UserId;
+  readonly username: string;
+  readonly state: SeatState;
+}
+
+const COLUMNS = `id, deal_id, merchant_id, size, unit_price, state, held, taken, filled, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, deadline`;
+const toGroup = (row: GroupRecord): GroupRow => ({
+  id: row.id,
+  dealId: row.deal_id,
+  merchantId: row.merchant_id,
+  size: row.size,
+  unitPrice: fen(row.unit_price),
+  state: row.state,
+  held: row.held,
+  taken: row.taken,
+  filled: row.filled,
+  leaderId: row.leader_id,
+  leaderName: row.leader_name,
+  ttlMinutes: row.ttl_minutes,
+  saleEndsAt: row.sale_ends_at ?? undefined,
+  autoFillBps: row.auto_fill_bps ?? undefined,
+  deadline: row.deadline ?? undefined,
+  deadlineMs: row.deadline?.getTime(),
+});
+
+const BY_ID: Statement = { name: "group/by-id", text: `select ${COLUMNS} from groups where slot = $1 and id = $2` };
+const LOCK: Statement = { name: "group/lock", text: `select ${COLUMNS} from groups where slot = $1 and id = any($2) order by id for update` };
+const OPEN_OF_DEAL: Statement = {
+  name: "group/open-of-deal",
+  text: `select ${COLUMNS} from groups where slot = $1 and deal_id = $2 and state = 'OPEN' and deadline > now() order by id limit $3`,
+};
+const INSERT: Statement = {
+  name: "group/insert",
+  text: `
+    insert into groups (slot, id, deal_id, merchant_id, size, unit_price, state, held, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, created_at)
+    select $1, id, deal_id, merchant_id, size, unit_price, 'PENDING', 1, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, $3
+      from json_to_recordset($2) as g(id bigint, deal_id bigint, merchant_id bigint, size integer, unit_price bigint, leader_id bigint,
+           leader_name text, ttl_minutes integer, sale_ends_at timestamptz, auto_fill_bps integer)`,
+};
+const CHANGE: Statement = {
+  name: "group/change",
+  text: `
+    update groups g set held = g.held + c.held, taken = g.taken + c.taken, filled = g.filled + c.filled, state = c.state,
+           deadline = coalesce(g.deadline, c.deadline),
+           ended_at = case when c.state in ('FORMED', 'FAILED') then coalesce(g.ended_at, $9) end
+      from unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[], $8::timestamptz[])
+           as c(id, held, taken, filled, was, state, deadline)
+     where g.slot = $1 and g.id = c.id and g.state = c.was
+    returning g.id`,
+};
+const INSERT_SEATS: Statement = {
+  name: "group/insert-seats",
+  text: `
+    insert into seats (slot, group_id, order_id, user_id, username, state)
+    select $1, group_id, order_id, user_id, username, 'HELD'
+      from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[]) as s(group_id, order_id, user_id, username)`,
+};
+const LIVE_SEATS: Statement = {
+  name: "group/live-seats",
+  text: `
+    select s.group_id, s.user_id
+      from unnest($2::bigint[], $3::bigint[]) as k(group_id, user_id)
+      join seats s on s.slot = $1 and s.group_id = k.group_id and s.user_id = k.user_id and s.state in ('HELD', 'TAKEN')`,
+};
+const SEATS_OF: Statement = {
+  name: "group/seats-of",
+  text: `select group_id, order_id, user_id, username, state from seats where slot = $1 and group_id = any($2) order by group_id, order_id`,
+};
+const MOVE_SEATS: Statement = {
+  name: "group/move-seats",
+  text: `
+    update seats s set state = $5
+      from unnest($2::bigint[], $3::bigint[]) as k(group_id, order_id)
+     where s.slot = $1 and s.group_id = k.group_id and s.order_id = k.order_id and s.state = $4
+    returning s.order_id`,
+};
+const DUE: Statement = {
+  name: "group/due",
+  text: `select slot, id from groups where slot = any($1) and state in ('OPEN', 'CLOSING') and deadline <= now() order by deadline limit $2`,
+};
+
+export const findGroup = async (tx: Queryable, shard: Shard, id: string): Promise<GroupRow | undefined> =>
+  (await tx.query<GroupRecord>(BY_ID, [shard.slot, id])).map(toGroup)[0];
+
+/** Locked in the order of their ids. */
+export const lockGroups = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Map<GroupId, GroupRow>> =>
+  ids.length === 0 ? new Map() : new Map((await tx.query<GroupRecord>(LOCK, [shard.slot, ids])).map((row) => [row.id, toGroup(row)]));
+
+export const openGroupsOfDeal = async (tx: Queryable, shard: Shard, dealId: string, limit: number): Promise<GroupRow[]> =>
+  (await tx.query<GroupRecord>(OPEN_OF_DEAL, [shard.slot, dealId, limit])).map(toGroup);
+
+/** New groups, PENDING, their opener's seat held. */
+export async function insertGroups(tx: Queryable, shard: Shard, groups: readonly NewGroup[], now: Date): Promise<void> {
+  if (groups.length === 0) return;
+  const rows = groups.map((group) => ({
+    id: group.id,
+    deal_id: group.dealId,
+    merchant_id: group.merchantId,
+    size: group.size,
+    unit_price: String(group.unitPrice),
+    leader_id: group.leaderId,
+    leader_name: group.leaderName,
+    ttl_minutes: group.ttlMinutes,
+    sale_ends_at: group.saleEndsAt,
+    auto_fill_bps: group.autoFillBps,
+  }));
+  await tx.query(INSERT, [shard.slot, JSON.stringify(rows), now]);
+}
+
+/** What happens to one locked group: seats by delta, and its state. */
+export interface GroupChange {
+  readonly id: GroupId;
+  readonly held: number;
+  readonly taken: number;
+  readonly filled: number;
+  readonly was: GroupState;
+  readonly state: GroupState;
+  /** Set once, when the group opens. */
+  readonly deadline: Date | undefined;
+}
+
+/** Each group once. The `where` holds the state it was locked in; the CHECK keeps seats within its size. */
+export async function changeGroups(tx: Queryable, shard: Shard, changes: readonly GroupChange[], now: Date): Promise<void> {
+  if (changes.length === 0) return;
+  const changed = await tx.query(CHANGE, [
+    shard.slot,
+    changes.map((change) => change.id),
+    changes.map((change) => change.held),
+    changes.map((change) => change.taken),
+    changes.map((change) => change.filled),
+    changes.map((change) => change.was),
+    changes.map((change) => change.state),
+    changes.map((change) => change.deadline ?? null),
+    now,
+  ]);
+  invariant(changed.length === changes.length, "every group that changes was in the state it was locked in");
+}
+
+export async function insertSeats(tx: Queryable, shard: Shard, seats: readonly NewSeat[]): Promise<void> {
+  if (seats.length === 0) return;
+  await tx.query(INSERT_SEATS, [
+    shard.slot,
+    seats.map((seat) => seat.groupId),
+    seats.map((seat) => seat.orderId),
+    seats.map((seat) => seat.userId),
+    seats.map((seat) => seat.username),
+  ]);
+}
+
+/** Which of these (group, user) pairs have a live seat, keyed by `seatKey`. The group's lock protects them. */
+export async function findLiveSeats(tx: Queryable, shard: Shard, keys: readonly { groupId: string; userId: string }[]): Promise<Set<string>> {
+  if (keys.length === 0) return new Set();
+  const rows = await tx.query<{ group_id: string; user_id: string }>(LIVE_SEATS, [shard.slot, keys.map((key) => key.groupId), keys.map((key) => key.userId)]);
+  return new Set(rows.map((row) => seatKey(row.group_id, row.user_id)));
+}
+
+/** All seats of groups. */
+export const seatsOf = async (tx: Queryable, shard: Shard, groups: readonly string[]): Promise<SeatRow[]> => {
+  if (groups.length === 0) return [];
+  const rows = await tx.query<{ group_id: GroupId; order_id: OrderId; user_id: UserId; username: string; state: SeatState }>(SEATS_OF, [shard.slot, groups]);
+  return rows.map((row) => ({ groupId: row.group_id, orderId: row.order_id, userId: row.user_id, username: row.username, state: row.state }));
+};
+
+/** Moves seats of locked groups along one arrow. */
+export async function moveSeats(
+  tx: Queryable,
+  shard: Shard,
+  seats: readonly { groupId: string; orderId: string }[],
+  arrow: { from: SeatState; to: SeatState },
+): Promise<void> {
+  if (seats.length === 0) return;
+  const moved = await tx.query(MOVE_SEATS, [shard.slot, seats.map((seat) => seat.groupId), seats.map((seat) => seat.orderId), arrow.from, arrow.to]);
+  invariant(moved.length === seats.length, `every seat that becomes ${arrow.to} was ${arrow.from}`);
+}
+
+/** Groups whose deadline has passed and that are not decided yet, oldest first. */
+export const dueGroups = (tx: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>
+  tx.query<{ slot: number; id: string }>(DUE, [slots, limit]);

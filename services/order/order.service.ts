@@ -1,0 +1,153 @@
+/** Order (订单): one consumer's purchase, from the hold on stock to its end. Paying is `payment`, forming is `group`. */
+import type { Context, Service, ServiceSchema } from "moleculer";
+import { COMMON_ERRORS } from "../../domain/common-errors.ts";
+import { DEAL_ERRORS } from "../../domain/deal/errors.ts";
+import { raise } from "../../domain/error.ts";
+import { cityOf, shardOf, type Id, type Shard } from "../../domain/ids.ts";
+import { invariant } from "../../domain/invariant.ts";
+import { ORDER_ERRORS } from "../../domain/order/errors.ts";
+import { orderKey, type OrderRow, type PlaceCommand, type Placed } from "../../domain/order/place.ts";
+import type { ReleaseCommand } from "../../domain/order/release.ts";
+import { handle, type Answer, type CallMeta, type Caller, type Ctx } from "../../mixins/contract.ts";
+import { Gather } from "../../mixins/gather.ts";
+import { keyOf, storedAnswers, type Keyed, type Replayable } from "../../mixins/idempotency.ts";
+import { isRefusal } from "../../mixins/mailbox.ts";
+import { decodeCursor, page } from "../../mixins/page.ts";
+import { platformOf, type Platform } from "../../mixins/platform.ts";
+import { findIndexedOrders } from "./order-index.store.ts";
+import { cancelOrder, expireOrders, getOrder, listOrders, placeOrder } from "./order.contract.ts";
+import { dueOrders, findOrders, findOrdersByKeys, ordersOfMerchant } from "./order.store.ts";
+import { viewNewOrder, viewOrder } from "./order.view.ts";
+import { makePlaceDrain } from "./place.drain.ts";
+import { release } from "./release.drain.ts";
+import { sweep, type Sweep } from "../../mixins/sweep.ts";
+
+interface Vars {
+  platform: Platform;
+  /** Earlier orders by key, for callers whose deal is known to be sold out: a repeat of a success is still answered with it. */
+  earlier: Gather<PlaceCommand, OrderRow>;
+  sweeper: Sweep;
+}
+type This = Service<{}> & Vars;
+
+const order: ServiceSchema<{}, {}, Vars> = {
+  name: "order",
+  actions: {
+    place: handle(placeOrder, place),
+    get: handle(getOrder, get),
+    list: handle(listOrders, list),
+    cancel: handle(cancelOrder, cancel),
+    expire: handle(expireOrders, expire),
+  },
+  created() {
+    this.platform = platformOf(this.broker);
+    this.platform.offer("order.place", makePlaceDrain(this.platform));
+    this.platform.offer<Keyed & ReleaseCommand, Answer<typeof cancelOrder>>("order.cancel", storedAnswers(async (work, commands) => {
+      const outcomes = await release(work, this.platform, commands);
+      return outcomes.map((outcome) => (isRefusal(outcome) ? outcome : viewOrder(outcome, cityCode(this.platform, outcome.id))));
+    }));
+    this.platform.offer<ReleaseCommand, OrderRow>("order.expire", (work, commands) => release(work, this.platform, commands));
+    this.earlier = new Gather(earlierName, (commands) => findEarlier(this.platform, commands));
+  },
+  started() {
+    this.sweeper = sweep(this, "unpaid orders", { find: dueOrders, act: expireOrders });
+  },
+  stopped() {
+    return this.sweeper.stop();
+  },
+};
+export default order;
+
+async function place(this: This, ctx: Ctx<typeof placeOrder>): Promise<Replayable<Answer<typeof placeOrder>>> {
+  const { dealId, quantity, groupSize, groupId } = ctx.params;
+  const caller = callerOf(ctx);
+  const { idempotencyKey, bodyHash, requestId } = ctx.meta;
+  if (idempotencyKey === undefined) return raise(COMMON_ERRORS, "IDEMPOTENCY_KEY_REQUIRED", {});
+  if (groupSize !== undefined && groupId !== undefined) {
+    return raise(COMMON_ERRORS, "VALIDATION_ERROR", { errors: [{ field: "groupSize", message: "open a group or join one, not both" }] });
+  }
+  if (!this.platform.servesCity(cityOf(dealId))) return raise(DEAL_ERRORS, "DEAL_NOT_FOUND", { dealId });
+  const command: PlaceCommand = {
+    consumerId: caller.userId,
+    username: caller.username,
+    dealId: dealId as Id<"deal">,
+    quantity,
+    groupSize,
+    groupId: groupId as Id<"group"> | undefined,
+    idemKey: idempotencyKey,
+    bodyHash: bodyHash?.toString("hex") ?? "",
+    requestId,
+  };
+  const left = this.platform.stockGate.shortOf(dealId, quantity);
+  if (left !== undefined && (await this.earlier.find(command)) === undefined) {
+    this.platform.metrics.refusals.inc({ code: "SOLD_OUT" });
+    return raise(DEAL_ERRORS, "SOLD_OUT", { dealId, available: left });
+  }
+  // A deal is its merchant's; several deals of one merchant have a share of the mailbox each.
+  const placed = await this.platform.post<PlaceCommand, Placed>(shardOf(dealId), "order.place", command, { merchantId: dealId });
+  const view = viewNewOrder(placed.order, cityCode(this.platform, dealId));
+  return placed.replayed ? { ...view, replayed: true } : view;
+}
+
+/** Somebody else's order is not found: its existence is not told. */
+async function get(this: This, ctx: Ctx<typeof getOrder>): Promise<Answer<typeof getOrder>> {
+  const { id } = ctx.params;
+  const { userId, merchantId } = callerOf(ctx);
+  const found = this.platform.servesCity(cityOf(id)) ? await findOrders(this.platform.databaseOf(shardOf(id)), shardOf(id), [id]) : undefined;
+  const order = found?.get(id);
+  if (!order || (order.consumerId !== userId && order.merchantId !== merchantId)) return raise(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId: id });
+  return viewOrder(order, cityCode(this.platform, id));
+}
+
+async function list(this: This, ctx: Ctx<typeof listOrders>): Promise<Answer<typeof listOrders>> {
+  const { cursor } = ctx.params;
+  const limit = ctx.params.limit ?? 20;
+  const caller = callerOf(ctx);
+  const before = cursor === undefined ? "9223372036854775807" : String(decodeCursor(cursor, 1)[0]);
+  const rows = caller.merchantId === undefined ? await ordersOf(this.platform, caller.userId, before, limit + 1) : await soldBy(this.platform, caller.merchantId, before, limit + 1);
+  return page(rows, limit, (row) => viewOrder(row, cityCode(this.platform, row.id)), (row) => [row.id]);
+}
+
+async function cancel(this: This, ctx: Ctx<typeof cancelOrder>): Promise<Replayable<Answer<typeof cancelOrder>>> {
+  const { id } = ctx.params;
+  if (!this.platform.servesCity(cityOf(id))) return raise(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId: id });
+  const command = { ...keyOf(ctx, "order.cancel"), orderId: id, cause: "cancel" as const, callerId: callerOf(ctx).userId };
+  return this.platform.post<typeof command, Replayable<Answer<typeof cancelOrder>>>(shardOf(id), "order.cancel", command);
+}
+
+async function expire(this: This, ctx: Ctx<typeof expireOrders>): Promise<undefined> {
+  const { city, slot, ids } = ctx.params;
+  await Promise.all(
+    ids.map((orderId) => this.platform.post<ReleaseCommand, OrderRow>({ city, slot }, "order.expire", { orderId, cause: "expire", callerId: undefined })),
+  );
+}
+
+const earlierName = ({ consumerId, idemKey }: PlaceCommand): string => orderKey(consumerId, idemKey);
+
+async function findEarlier(platform: Platform, commands: readonly PlaceCommand[]): Promise<Map<string, OrderRow>> {
+  const byShard = Map.groupBy(commands, ({ dealId }) => JSON.stringify(shardOf(dealId)));
+  const found = await Promise.all(
+    [...byShard].map(([shard, some]) => findOrdersByKeys(platform.databaseOf(JSON.parse(shard) as Shard), JSON.parse(shard) as Shard, some)),
+  );
+  return new Map(found.flatMap((orders) => [...orders]));
+}
+
+/** A consumer's orders: their ids from the index in the user keyspace, the rest from the shards they live in. */
+async function ordersOf(platform: Platform, userId: Id, before: string, limit: number): Promise<OrderRow[]> {
+  const shard = shardOf(userId);
+  const ids = await findIndexedOrders(platform.databaseOf(shard), shard, userId, before, limit);
+  const byShard = Map.groupBy(ids, (id) => JSON.stringify(shardOf(id)));
+  const found = await Promise.all([...byShard].map(([key, some]) => findOrders(platform.databaseOf(JSON.parse(key) as Shard), JSON.parse(key) as Shard, some)));
+  const byId = new Map(found.flatMap((orders) => [...orders]));
+  return ids.flatMap((id) => byId.get(id) ?? []);
+}
+
+const soldBy = (platform: Platform, merchantId: Id, before: string, limit: number): Promise<OrderRow[]> =>
+  ordersOfMerchant(platform.databaseOf(shardOf(merchantId)), shardOf(merchantId), merchantId, before, limit);
+
+const cityCode = (platform: Platform, id: string): string => platform.keyspaces.byId(cityOf(id))?.code ?? "";
+
+function callerOf(ctx: Context<unknown, CallMeta>): Caller {
+  invariant(ctx.meta.caller !== undefined, "the gateway lets nobody in here without a token");
+  return ctx.meta.caller;
+}

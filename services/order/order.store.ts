@@ -1,0 +1,264 @@
+/** Orders and the counters that bound them. */
+import type { DealFacts, OrderRow, QuotaChange } from "../../domain/order/place.ts";
+import { orderKey, quotaKey } from "../../domain/order/place.ts";
+import type { DealState } from "../../domain/deal/state.ts";
+import type { DealId, GroupId, MerchantId, OrderId, Shard, UserId } from "../../domain/ids.ts";
+import { invariant } from "../../domain/invariant.ts";
+import { fen } from "../../domain/money.ts";
+import type { OrderState } from "../../domain/order/state.ts";
+import type { Queryable, Statement } from "../../db/database.ts";
+
+interface OrderRecord {
+  id: OrderId;
+  consumer_id: UserId;
+  merchant_id: MerchantId;
+  deal_id: DealId;
+  group_id: GroupId | null;
+  bucket: number;
+  quantity: number;
+  unit_price: string;
+  discount: string;
+  amount: string;
+  commission_bps: number;
+  voucher_valid_days: number;
+  state: OrderState;
+  idem_key: string;
+  body_hash: string;
+  created_at: Date;
+  expires_at: Date;
+  paid_at: Date | null;
+}
+const COLUMNS = `o.id, o.consumer_id, o.merchant_id, o.deal_id, o.group_id, o.bucket, o.quantity, o.unit_price, o.discount, o.amount, o.commission_bps,
+  o.voucher_valid_days, o.state, o.idem_key, encode(o.body_hash, 'hex') as body_hash, o.created_at, o.expires_at, o.paid_at`;
+
+const toOrder = (row: OrderRecord): OrderRow => ({
+  id: row.id,
+  consumerId: row.consumer_id,
+  merchantId: row.merchant_id,
+  dealId: row.deal_id,
+  groupId: row.group_id ?? undefined,
+  bucket: row.bucket,
+  quantity: row.quantity,
+  unitPrice: fen(row.unit_price),
+  discount: fen(row.discount),
+  amount: fen(row.amount),
+  commissionBps: row.commission_bps,
+  voucherValidDays: row.voucher_valid_days,
+  state: row.state,
+  idemKey: row.idem_key,
+  bodyHash: row.body_hash,
+  createdAt: row.created_at,
+  expiresAt: row.expires_at,
+  paidAt: row.paid_at ?? undefined,
+});
+
+const BY_KEYS: Statement = {
+  name: "order/by-keys",
+  text: `
+    select ${COLUMNS}
+      from unnest($2::bigint[], $3::text[]) as k(consumer_id, idem_key)
+      join orders o on o.slot = $1 and o.consumer_id = k.consumer_id and o.idem_key = k.idem_key`,
+};
+const BY_IDS: Statement = { name: "order/by-ids", text: `select ${COLUMNS} from orders o where o.slot = $1 and o.id = any($2)` };
+const LOCK: Statement = {
+  name: "order/lock",
+  text: `select ${COLUMNS} from orders o where o.slot = $1 and o.id = any($2) order by o.id for update`,
+};
+const OF_MERCHANT: Statement = {
+  name: "order/of-merchant",
+  text: `select ${COLUMNS} from orders o where o.slot = $1 and o.merchant_id = $2 and o.id < $3 order by o.id desc limit $4`,
+};
+const INSERT: Statement = {
+  name: "order/insert",
+  text: `
+    insert into orders (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
+                        voucher_valid_days, state, idem_key, body_hash, created_at, expires_at)
+    select $1, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
+           voucher_valid_days, state, idem_key, decode(body_hash, 'hex'), $3, expires_at
+      from json_to_recordset($2) as o(id bigint, consumer_id bigint, merchant_id bigint, deal_id bigint, group_id bigint, bucket smallint,
+           quantity integer, unit_price bigint, discount bigint, amount bigint, commission_bps integer, voucher_valid_days integer,
+           state text, idem_key text, body_hash text, expires_at timestamptz)`,
+};
+const MOVE: Statement = {
+  name: "order/move",
+  text: `
+    update orders set state = $4, paid_at = coalesce(paid_at, $5), ended_at = $6
+     where slot = $1 and id = any($2) and state = $3 returning id`,
+};
+const DEALS: Statement = {
+  name: "order/deals",
+  text: `
+    select d.id, d.merchant_id, d.price, d.tiers, d.per_user_limit, d.group_ttl_minutes, d.auto_fill_bps, d.sale_starts_at, d.sale_ends_at,
+           d.voucher_valid_days, d.state, m.commission_bps, (select count(*)::integer from stock s where s.slot = $1 and s.deal_id = d.id) as buckets
+      from deals d join merchants m on m.slot = $1 and m.id = d.merchant_id
+     where d.slot = $1 and d.id = any($2)`,
+};
+const QUOTAS: Statement = {
+  name: "order/quotas",
+  text: `
+    select q.scope, q.user_id, q.used
+      from unnest($2::bigint[], $3::bigint[]) as k(scope, user_id)
+      join quotas q on q.slot = $1 and q.scope = k.scope and q.user_id = k.user_id
+     order by q.scope, q.user_id for update of q`,
+};
+const COUNT: Statement = {
+  name: "order/count",
+  text: `
+    insert into quotas as q (slot, scope, user_id, used, cap)
+    select $1, scope, user_id, delta, cap from unnest($2::bigint[], $3::bigint[], $4::integer[], $5::integer[]) as c(scope, user_id, delta, cap)
+     order by scope, user_id
+    on conflict (slot, scope, user_id) do update set used = q.used + excluded.used`,
+};
+const GIVE_BACK: Statement = {
+  name: "order/give-back",
+  text: `
+    update quotas q set used = q.used - c.units
+      from unnest($2::bigint[], $3::bigint[], $4::integer[]) as c(scope, user_id, units)
+     where q.slot = $1 and q.scope = c.scope and q.user_id = c.user_id
+    returning q.scope`,
+};
+const PAYING: Statement = {
+  name: "order/paying",
+  text: `select order_id from payments where slot = $1 and order_id = any($2) and state = 'TRYING'`,
+};
+const DUE: Statement = {
+  name: "order/due",
+  text: `
+    select o.slot, o.id from orders o
+     where o.slot = any($1) and o.state = 'PENDING_PAYMENT' and o.expires_at <= now()
+       and not exists (select 1 from payments p where p.slot = o.slot and p.order_id = o.id and p.state = 'TRYING')
+     order by o.expires_at limit $2`,
+};
+
+/** Orders by (consumer, key), keyed by `orderKey`. */
+export async function findOrdersByKeys(tx: Queryable, shard: Shard, keys: readonly { consumerId: string; idemKey: string }[]): Promise<Map<string, OrderRow>> {
+  const rows = await tx.query<OrderRecord>(BY_KEYS, [shard.slot, keys.map((key) => key.consumerId), keys.map((key) => key.idemKey)]);
+  return new Map(rows.map((row) => [orderKey(row.consumer_id, row.idem_key), toOrder(row)]));
+}
+
+export const findOrders = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Map<string, OrderRow>> =>
+  new Map((await tx.query<OrderRecord>(BY_IDS, [shard.slot, ids])).map((row) => [row.id, toOrder(row)]));
+
+/** Locked in the order of their ids. */
+export const lockOrders = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Map<string, OrderRow>> =>
+  new Map((await tx.query<OrderRecord>(LOCK, [shard.slot, ids])).map((row) => [row.id, toOrder(row)]));
+
+/** A merchant's orders before an id, newest first. */
+export const ordersOfMerchant = async (tx: Queryable, shard: Shard, merchantId: string, before: string, limit: number): Promise<OrderRow[]> =>
+  (await tx.query<OrderRecord>(OF_MERCHANT, [shard.slot, merchantId, before, limit])).map(toOrder);
+
+export async function insertOrders(tx: Queryable, shard: Shard, orders: readonly OrderRow[], now: Date): Promise<void> {
+  if (orders.length === 0) return;
+  const rows = orders.map((order) => ({
+    id: order.id,
+    consumer_id: order.consumerId,
+    merchant_id: order.merchantId,
+    deal_id: order.dealId,
+    group_id: order.groupId,
+    bucket: order.bucket,
+    quantity: order.quantity,
+    unit_price: String(order.unitPrice),
+    discount: String(order.discount),
+    amount: String(order.amount),
+    commission_bps: order.commissionBps,
+    voucher_valid_days: order.voucherValidDays,
+    state: order.state,
+    idem_key: order.idemKey,
+    body_hash: order.bodyHash,
+    expires_at: order.expiresAt,
+  }));
+  await tx.query(INSERT, [shard.slot, JSON.stringify(rows), now]);
+}
+
+/** Moves locked orders along one arrow of the state table; `paidAt` and `endedAt` where the arrow has them. */
+export async function moveOrders(
+  tx: Queryable,
+  shard: Shard,
+  ids: readonly string[],
+  arrow: { from: OrderState; to: OrderState; paidAt?: Date; endedAt?: Date },
+): Promise<void> {
+  if (ids.length === 0) return;
+  const moved = await tx.query(MOVE, [shard.slot, ids, arrow.from, arrow.to, arrow.paidAt ?? null, arrow.endedAt ?? null]);
+  invariant(moved.length === ids.length, `every order that becomes ${arrow.to} was ${arrow.from}`);
+}
+
+interface DealRecord {
+  id: DealId;
+  merchant_id: MerchantId;
+  price: string;
+  tiers: { size: number; price: number }[];
+  per_user_limit: number | null;
+  group_ttl_minutes: number;
+  auto_fill_bps: number | null;
+  sale_starts_at: Date | null;
+  sale_ends_at: Date | null;
+  voucher_valid_days: number;
+  state: DealState;
+  commission_bps: number;
+  buckets: number;
+}
+
+/** What ordering needs to know of deals, and how many buckets of stock each has. */
+export async function findDealFacts(tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Map<DealId, DealFacts & { readonly bucketCount: number }>> {
+  const rows = await tx.query<DealRecord>(DEALS, [shard.slot, ids]);
+  return new Map(
+    rows.map((row) => [
+      row.id,
+      {
+        id: row.id,
+        merchantId: row.merchant_id,
+        price: fen(row.price),
+        tiers: row.tiers,
+        perUserLimit: row.per_user_limit ?? undefined,
+        groupTtlMinutes: row.group_ttl_minutes,
+        autoFillBps: row.auto_fill_bps ?? undefined,
+        saleStartsAtMs: row.sale_starts_at?.getTime(),
+        saleEndsAtMs: row.sale_ends_at?.getTime(),
+        commissionBps: row.commission_bps,
+        voucherValidDays: row.voucher_valid_days,
+        state: row.state,
+        bucketCount: row.buckets,
+      },
+    ]),
+  );
+}
+
+/** Counters of (scope, user), locked, keyed by `quotaKey`; those never used are missing. */
+export async function lockQuotas(tx: Queryable, shard: Shard, keys: readonly { scope: string; userId: string }[]): Promise<Map<string, number>> {
+  const rows = await tx.query<{ scope: string; user_id: string; used: number }>(QUOTAS, [shard.slot, keys.map((key) => key.scope), keys.map((key) => key.userId)]);
+  return new Map(rows.map((row) => [quotaKey(row.scope, row.user_id), row.used]));
+}
+
+/** Raises counters; the table's CHECK refuses what passes a cap. */
+export async function countQuotas(tx: Queryable, shard: Shard, changes: readonly QuotaChange[]): Promise<void> {
+  if (changes.length === 0) return;
+  await tx.query(COUNT, [
+    shard.slot,
+    changes.map((change) => change.scope),
+    changes.map((change) => change.userId),
+    changes.map((change) => change.delta),
+    changes.map((change) => change.cap ?? null),
+  ]);
+}
+
+/** Gives units back to counters. Deals without a limit have none, so a scope may be missing. Each (scope, user) once. */
+export async function giveBackQuotas(tx: Queryable, shard: Shard, back: readonly { scope: string; userId: string; units: number }[]): Promise<void> {
+  if (back.length === 0) return;
+  const merged = new Map<string, { scope: string; userId: string; units: number }>();
+  for (const change of back) {
+    const key = quotaKey(change.scope, change.userId);
+    const sum = merged.get(key);
+    if (sum) sum.units += change.units;
+    else merged.set(key, { ...change });
+  }
+  const changes = [...merged.values()];
+  await tx.query(GIVE_BACK, [shard.slot, changes.map((c) => c.scope), changes.map((c) => c.userId), changes.map((c) => c.units)]);
+}
+
+/** Which of these orders a payment is being made for. */
+export const findPaying = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Set<string>> =>
+  new Set((await tx.query<{ order_id: string }>(PAYING, [shard.slot, ids])).map((row) => row.order_id));
+
+/** Unpaid orders past their time, oldest first, except those a payment is being made for. */
+export const dueOrders = (tx: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>
+  tx.query<{ slot: number; id: string }>(DUE, [slots, limit]);

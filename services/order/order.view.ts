@@ -1,0 +1,24 @@
+import type { OrderRow } from "../../domain/order/place.ts";
+import { toJson } from "../../domain/money.ts";
+import type { Of } from "../../mixins/contract.ts";
+import type { Order } from "./order.contract.ts";
+
+/** An order as clients see it. */
+export const viewOrder = (order: OrderRow, city: string): Of<typeof Order> => ({
+  id: order.id,
+  status: order.state,
+  dealId: order.dealId,
+  merchantId: order.merchantId,
+  city,
+  quantity: order.quantity,
+  unitPrice: toJson(order.unitPrice),
+  discount: toJson(order.discount),
+  amount: toJson(order.amount),
+  ...(order.groupId === undefined ? {} : { groupId: order.groupId }),
+  expiresAt: order.expiresAt.toISOString(),
+  createdAt: order.createdAt.toISOString(),
+  ...(order.paidAt === undefined ? {} : { paidAt: order.paidAt.toISOString() }),
+});
+
+/** The answer its POST gave: an order as it was when it was made, whatever has become of it. All of it is fixed on the row. */
+export const viewNewOrder = (order: OrderRow, city: string): Of<typeof Order> => viewOrder({ ...order, state: "PENDING_PAYMENT", paidAt: undefined }, city);

@@ -1,0 +1,113 @@
+/** The order drain: lock what a batch of orders needs, decide them all, write them all. The rules are in `domain/order/place.ts`. */
+import { decidePlace, type DealFacts, type PlaceCommand, type Placed, type PlaceState, type PlaceWrites } from "../../domain/order/place.ts";
+import type { DomainError } from "../../domain/error.ts";
+import type { DealId } from "../../domain/ids.ts";
+import { toJson } from "../../domain/money.ts";
+import type { Bucket } from "../../domain/order/place.ts";
+import type { Work } from "../../mixins/drain.ts";
+import { appendEvents, type NewEvent } from "../../mixins/events.ts";
+import { isRefusal } from "../../mixins/mailbox.ts";
+import type { Platform } from "../../mixins/platform.ts";
+import { changeGroups, findLiveSeats, insertGroups, insertSeats, lockGroups } from "../group/group.store.ts";
+import { changeBuckets, lockBuckets, lockFreeBuckets } from "../stock/stock.store.ts";
+import { countQuotas, findDealFacts, findOrdersByKeys, insertOrders, lockQuotas } from "./order.store.ts";
+
+const distinct = <T>(values: Iterable<T>): T[] => [...new Set(values)];
+
+export const makePlaceDrain =
+  (platform: Platform) =>
+  async (work: Work, commands: readonly PlaceCommand[]): Promise<(Placed | DomainError)[]> => {
+    const state = await lock(work, commands);
+    const ids = await work.mint(commands.length + commands.filter((command) => command.groupSize !== undefined).length);
+    const { outcomes, writes } = decidePlace(state, commands, {
+      now: work.now,
+      orderTtlMs: platform.trade.orderTtlSeconds * 1_000,
+      nextId: () => ids.shift() ?? "",
+    });
+    await write(work, writes);
+    work.afterCommit(() => {
+      for (const [dealId, buckets] of state.buckets) platform.stockGate.note(dealId, available(buckets));
+      if (writes.orders.length > 0) platform.metrics.orders.inc({ state: "PENDING_PAYMENT" }, writes.orders.length);
+      for (const outcome of outcomes) if (isRefusal(outcome)) platform.metrics.refusals.inc({ code: outcome.type });
+    });
+    return outcomes;
+  };
+
+const available = (buckets: readonly Bucket[]): number => buckets.reduce((units, { total, held, sold }) => units + total - held - sold, 0);
+
+async function lock(work: Work, commands: readonly PlaceCommand[]): Promise<PlaceState> {
+  const { shard } = work;
+  const dealIds = distinct(commands.map((command) => command.dealId));
+  const groupIds = distinct(commands.flatMap(({ groupId }) => (groupId === undefined ? [] : [groupId])));
+  const joins = commands.flatMap(({ groupId, consumerId }) => (groupId === undefined ? [] : [{ groupId, userId: consumerId }]));
+  const [orders, deals, free, groups, seats] = await Promise.all([
+    findOrdersByKeys(work, shard, commands),
+    findDealFacts(work, shard, dealIds),
+    lockFreeBuckets(work, shard, dealIds),
+    lockGroups(work, shard, groupIds),
+    findLiveSeats(work, shard, joins),
+  ]);
+  const buckets = await withLockedBuckets(work, commands, deals, free);
+  return { orders, deals, buckets, groups, seats, quotas: await quotas(work, commands, deals) };
+}
+
+/** A bucket that another node holds was skipped. Where the rest is not enough, wait for it: a locked row is not a sold-out one. */
+async function withLockedBuckets(
+  work: Work,
+  commands: readonly PlaceCommand[],
+  deals: ReadonlyMap<DealId, { readonly bucketCount: number }>,
+  free: Map<DealId, Bucket[]>,
+): Promise<Map<DealId, Bucket[]>> {
+  const wanted = new Map<DealId, number>();
+  for (const { dealId, quantity } of commands) wanted.set(dealId, (wanted.get(dealId) ?? 0) + quantity);
+  const short = [...deals].flatMap(([dealId, { bucketCount }]) => {
+    const buckets = free.get(dealId) ?? [];
+    return buckets.length < bucketCount && available(buckets) < (wanted.get(dealId) ?? 0) ? [dealId] : [];
+  });
+  if (short.length > 0) for (const [dealId, buckets] of await lockBuckets(work, work.shard, short.toSorted())) free.set(dealId, buckets);
+  return free;
+}
+
+async function quotas(work: Work, commands: readonly PlaceCommand[], deals: ReadonlyMap<DealId, DealFacts>): Promise<Map<string, number>> {
+  const keys = new Map<string, { scope: string; userId: string }>();
+  for (const { dealId, consumerId } of commands) {
+    const deal = deals.get(dealId);
+    if (!deal) continue;
+    keys.set(`${deal.merchantId} ${consumerId}`, { scope: deal.merchantId, userId: consumerId });
+    if (deal.perUserLimit !== undefined) keys.set(`${dealId} ${consumerId}`, { scope: dealId, userId: consumerId });
+  }
+  return lockQuotas(work, work.shard, [...keys.values()]);
+}
+
+/** All writes of a batch leave in one burst: the connection is pipelined, so their answers cost one round trip together. */
+async function write(work: Work, writes: PlaceWrites): Promise<void> {
+  const { shard, now } = work;
+  if (writes.orders.length === 0) return;
+  const held = [...writes.held].map(([id, seats]) => ({ id, held: seats, taken: 0, filled: 0, was: "OPEN" as const, state: "OPEN" as const, deadline: undefined }));
+  await Promise.all([
+    changeBuckets(work, shard, [...writes.buckets.values()], "held"),
+    insertOrders(work, shard, writes.orders, now),
+    insertGroups(work, shard, writes.groups, now),
+    insertSeats(work, shard, writes.seats),
+    changeGroups(work, shard, held, now),
+    countQuotas(work, shard, [...writes.quotas.values()]),
+    appendEvents(work, shard, writes.orders.map((order) => created(order, writes.requestIds.get(order.id)))),
+  ]);
+}
+
+const created = (order: PlaceWrites["orders"][number], requestId: string | undefined): NewEvent<"order.created"> => ({
+  type: "order.created",
+  subject: order.id,
+  actor: order.consumerId,
+  requestId,
+  idemKey: order.idemKey,
+  data: {
+    orderId: order.id,
+    consumerId: order.consumerId,
+    merchantId: order.merchantId,
+    dealId: order.dealId,
+    ...(order.groupId === undefined ? {} : { groupId: order.groupId }),
+    quantity: order.quantity,
+    amount: toJson(order.amount),
+  },
+});
