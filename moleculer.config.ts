@@ -38,6 +38,8 @@ export interface NodeOptions {
   readonly logLevel: string;
   /** Settings of a service, over its own. */
   readonly settings?: Partial<Record<ServiceName, Readonly<Record<string, unknown>>>>;
+  /** Services to run instead of ours, under the same name: what `bench/` compares ours with. */
+  readonly replace?: Partial<Record<ServiceName, ServiceSchema>>;
 }
 
 export interface Node {
@@ -53,7 +55,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   const databases = options.keyspaces.databases().map(
     ({ name, keyspace, slots }) =>
       new Database({
-        name,
+        name: displayName(name),
         city: keyspace.id,
         slots,
         url: options.urlOf(name),
@@ -62,26 +64,32 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   );
   const platform = new Platform({
     keyspaces: options.keyspaces,
-    databases: new Map(databases.map((database) => [database.name, database])),
+    databases: new Map(options.keyspaces.databases().map(({ name }, index) => [name, databases[index] as Database])),
     metrics: new Metrics(),
     logger,
     trade: options.trade,
   });
   attachPlatform(broker, platform);
   for (const name of options.services) {
-    const module = (await import(`./services/${name}/${name}.service.ts`)) as { default: ServiceSchema };
-    broker.createService({ ...module.default, settings: { ...module.default.settings, ...options.settings?.[name] } });
+    const schema = options.replace?.[name] ?? ((await import(`./services/${name}/${name}.service.ts`)) as { default: ServiceSchema }).default;
+    broker.createService({ ...schema, settings: { ...schema.settings, ...options.settings?.[name] } });
   }
   await broker.start();
   return {
     broker,
     platform,
     async stop() {
+      // The door first: what is under way finishes while everything it needs still runs.
+      const door = broker.getLocalService("gateway");
+      if (door) await broker.destroyService(door);
       await broker.stop();
       await platform.close();
     },
   };
 }
+
+/** A routing table may name databases by URL: those have a password in them, and names are shown. */
+export const displayName = (database: string): string => (URL.canParse(database) ? `${new URL(database).host}${new URL(database).pathname}` : database);
 
 function brokerOptions(options: NodeOptions): BrokerOptions {
   return {

@@ -1,6 +1,5 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
-import { once } from "node:events";
 import { closeSync, existsSync, openSync, readFileSync, readdirSync, renameSync, statSync } from "node:fs";
 import { lchown, mkdir, mkdtemp, chmod, open, readFile, readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -58,7 +57,9 @@ export interface EmbeddedPostgresOptions {
  */
 const SETTINGS: Readonly<Record<string, string | number>> = {
   fsync: "on",
-  recovery_init_sync_method: "syncfs",
+  // Recovery first makes sure that what it finds is on disk: one call for the whole file system took 0.2 s, one for each
+  // of 8,900 files 1.2 s to 1.9 s. The call exists on Linux only.
+  ...(process.platform === "linux" ? { recovery_init_sync_method: "syncfs" } : {}),
   synchronous_commit: "on",
   full_page_writes: "on",
   // The relay of events reads the log; a slot nobody reads may hold 1 GB of it, then it is given up (the table replays).
@@ -288,7 +289,8 @@ async function createCluster(place: Place, log: (line: string) => void): Promise
 async function handOver(cluster: string, { fileOwner }: Guise, log: (line: string) => void): Promise<void> {
   const { uid } = await stat(cluster);
   if (uid === fileOwner.uid) return;
-  if (process.getuid?.() !== 0) throw new StartError(`${cluster} belongs to user ${uid}: start as that user or as root, or set another DATA_DIR`);
+  if (process.getuid?.() !== 0)
+    throw new StartError(`${cluster} belongs to user ${uid}: start as that user or as root, or set another DATA_DIR`);
   log(`handing ${cluster} over from user ${uid} to user ${fileOwner.uid}`);
   for (const entry of await readdir(cluster, { recursive: true, withFileTypes: true })) {
     await lchown(join(entry.parentPath, entry.name), fileOwner.uid, fileOwner.gid);
@@ -304,7 +306,9 @@ function findBinaries(): string {
   try {
     binaries = fileURLToPath(new URL("../native/bin", import.meta.resolve(name)));
   } catch (error) {
-    throw new StartError(`there is no embedded PostgreSQL for ${system}-${process.arch}: set KEYSPACES to use a server of your own`, { cause: error });
+    throw new StartError(`there is no embedded PostgreSQL for ${system}-${process.arch}: set KEYSPACES to use a server of your own`, {
+      cause: error,
+    });
   }
   if (!existsSync(join(binaries, "postgres"))) throw new StartError(`the package ${name} is incomplete: run npm ci`);
   return binaries;
@@ -318,7 +322,9 @@ function findBinaries(): string {
 async function chooseGuise(binaries: string, dataDir: string): Promise<Guise> {
   const dieWithUs = process.platform === "linux" ? [["setpriv", "--pdeathsig", "INT", "--"], []] : [[]];
   const isRoot = process.getuid?.() === 0;
-  const ways = isRoot ? guisesOfRoot() : [{ prefix: [], identity: {}, fileOwner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 } }];
+  const ways = isRoot
+    ? guisesOfRoot()
+    : [{ prefix: [], identity: {}, fileOwner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 } }];
   let complaint = "";
   for (const way of ways) {
     for (const last of dieWithUs) {
@@ -326,7 +332,8 @@ async function chooseGuise(binaries: string, dataDir: string): Promise<Guise> {
       const probe = ["/bin/sh", "-c", 'cd "$1" && exec "$2" --version', "sh", dataDir, join(binaries, "postgres")];
       const { exit, output } = await runAs(guise, probe);
       if (exit.code === 0) return guise;
-      complaint ||= complaintIn(output);
+      // Why the plainest way fails is what the user can change; the others fail for want of a tool or a privilege.
+      if (way === ways[0]) complaint = complaintIn(output);
     }
   }
   throw new StartError(
@@ -360,7 +367,11 @@ function unprivilegedUser(): { uid: number; gid: number } {
   throw new StartError("PostgreSQL must not run as root, and there is neither a user postgres nor nobody: start as an ordinary user");
 }
 
-function spawnAs({ prefix, identity }: Guise, command: readonly string[], stdio: ["ignore", number | "pipe", number | "pipe"]): ChildProcess {
+function spawnAs(
+  { prefix, identity }: Guise,
+  command: readonly string[],
+  stdio: ["ignore", number | "pipe", number | "pipe"],
+): ChildProcess {
   const [program = "", ...args] = [...prefix, ...command];
   return spawn(program, args, { ...identity, cwd: "/", detached: true, env: CHILD_ENVIRONMENT, stdio });
 }
@@ -463,7 +474,8 @@ function sendSignal(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(pid, signal);
   } catch (error) {
-    if (isCode(error, "EPERM")) throw new StartError(`a PostgreSQL of another user runs on this data directory (process ${pid}): stop it first`, { cause: error });
+    if (isCode(error, "EPERM"))
+      throw new StartError(`a PostgreSQL of another user runs on this data directory (process ${pid}): stop it first`, { cause: error });
     if (!isCode(error, "ESRCH")) throw error;
   }
 }

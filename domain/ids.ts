@@ -42,6 +42,7 @@ export const mintedAtMs = (id: string): number => Number(BigInt(id) >> 22n) + ID
 
 /** The id that a clock, a sequence and an address make: what `mint_ids` in SQL computes, for tests and tools. */
 export function composeId(parts: { ms: number; sequence: number; city: number; slot: number }): Id {
+  invariant(parts.ms >= ID_EPOCH_MS && parts.ms < ID_EPOCH_MS + 2 ** 41, "a time has 41 bits");
   invariant(parts.sequence >= 0 && parts.sequence < 1024, "a sequence has 10 bits");
   invariant(parts.city >= 0 && parts.city < 256, "a city has 8 bits");
   invariant(parts.slot >= 0 && parts.slot < SLOT_COUNT, "a slot has 4 bits");

@@ -132,7 +132,10 @@ export function postTransfers(books: Books, requests: readonly TransferRequest[]
     const seen = recorded.get(nameOf(request));
     const same = seen?.get(state);
     if (same) {
-      invariant(same.debit === debit && same.credit === credit && same.amount === amount, `the repeat of transfer ${same.id} says what the first said`);
+      invariant(
+        same.debit === debit && same.credit === credit && same.amount === amount,
+        `the repeat of transfer ${same.id} says what the first said`,
+      );
       return { ok: true, transferId: same.id, repeated: true };
     }
     const pending = seen?.get("PENDING");
@@ -142,12 +145,16 @@ export function postTransfers(books: Books, requests: readonly TransferRequest[]
     if (ends) {
       invariant(pending !== undefined, `${nameOf(request)} is ended only when it was promised`);
       invariant(!seen?.has(state === "POSTED" ? "VOIDED" : "POSTED"), `${nameOf(request)} is ended one way, for good`);
-      invariant(pending.debit === debit && pending.credit === credit && pending.amount === amount, `the end of transfer ${pending.id} says what its promise said`);
+      invariant(
+        pending.debit === debit && pending.credit === credit && pending.amount === amount,
+        `the end of transfer ${pending.id} says what its promise said`,
+      );
     }
     const from = balances.get(debit);
     const to = balances.get(credit);
     invariant(from !== undefined && to !== undefined, `the accounts ${debit} and ${credit} are locked before money moves`);
-    if (!ends && isFloored(debit) && available(from) < amount) return { ok: false, error: "INSUFFICIENT_FUNDS", available: available(from) };
+    if (!ends && isFloored(debit) && available(from) < amount)
+      return { ok: false, error: "INSUFFICIENT_FUNDS", available: available(from) };
     invariant(id !== undefined, "there is an id for every request");
     // From here the transfer happens.
     const { promised, moved } = effectOf(kind, amount);

@@ -3,7 +3,7 @@
  * it lives. Handlers and callers share it, OpenAPI is generated from it, and a wrong field is a compile error on both sides.
  * Schemas are fastest-validator's; the TypeScript types are inferred from them.
  */
-import type { ActionSchema, CallingOptions, Context, Service } from "moleculer";
+import type { ActionSchema, CallingOptions, Context, Service, ServiceBroker } from "moleculer";
 import type { ErrorCode } from "../domain/errors.ts";
 import type { Id, Shard } from "../domain/ids.ts";
 import type { Role } from "../domain/user/role.ts";
@@ -151,7 +151,7 @@ export const handle = <N extends string, P extends Fields, A, T extends Service<
   }) as unknown as ActionSchema<T>;
 
 /** Something that can call: a broker or a context. */
-export type Via = Pick<Context, "call">;
+export type Via = Pick<Context, "call"> | Pick<ServiceBroker, "call">;
 
 /** Calls an action by its contract; its shard's address travels in the headers (one hop), where the slot strategy reads it. */
 export const call = <N extends string, P extends Fields, A>(
@@ -162,5 +162,6 @@ export const call = <N extends string, P extends Fields, A>(
 ): Promise<One<A>> => {
   const shard = contract.address?.(params);
   const addressed = shard ? { ...options, headers: { ...options.headers, city: shard.city, slot: shard.slot } } : options;
-  return via.call<One<A>, Infer<P>>(contract.name, params, { timeout: contract.timeoutMs, ...addressed } as CallingOptions);
+  // Both have the same method under two declarations that TypeScript cannot call as one.
+  return (via as Pick<Context, "call">).call<One<A>, Infer<P>>(contract.name, params, { timeout: contract.timeoutMs, ...addressed } as CallingOptions);
 };

@@ -36,7 +36,7 @@ const FIND: Statement = {
   text: `
     select r.caller, r.idem_key, encode(r.body_hash, 'hex') as body_hash, r.answer
       from unnest($2::bigint[], $3::text[]) as k(caller, idem_key)
-      join requests r on r.slot = $1 and r.caller = k.caller and r.idem_key = k.idem_key`,
+     cross join lateral (select * from requests where slot = $1 and caller = k.caller and idem_key = k.idem_key offset 0) r`,
 };
 const STORE: Statement = {
   name: "idempotency/store",

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Service } from "moleculer";
 import type { Id } from "../domain/ids.ts";
 import type { Queryable } from "../db/database.ts";
-import { call, type Contract, type Via } from "./contract.ts";
+import { call, type Contract } from "./contract.ts";
 import { platformOf } from "./platform.ts";
 
 export interface Sweep {
@@ -39,7 +39,7 @@ export function sweep(
       full ||= rows.length === ROWS_MAX;
       const bySlot = Map.groupBy(rows, (row) => row.slot);
       await Promise.all(
-        [...bySlot].map(([slot, some]) => call(service.broker as unknown as Via, due.act, { city: database.city, slot, ids: some.map((row) => row.id as Id) })),
+        [...bySlot].map(([slot, some]) => call(service.broker, due.act, { city: database.city, slot, ids: some.map((row) => row.id as Id) })),
       );
     }
     return full;

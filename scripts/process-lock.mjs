@@ -10,7 +10,7 @@ import { join } from "node:path";
  * process has an entry of its own, taking over a stale lock cannot remove a fresh one (the flaw of one pid file).
  *
  * @param {string} directory
- * @returns {{ release(): void } | { holderPid: number }}
+ * @returns {{ release: () => void } | { holderPid: number }}
  */
 export function tryProcessLock(directory) {
   mkdirSync(directory, { recursive: true });

@@ -31,10 +31,12 @@ type Environment = Readonly<Record<string, string | undefined>>;
 /** An empty value counts as unset: compose files write `PORT=${PORT:-}`. */
 export function readSettings(environment: Environment = process.env): Settings {
   for (const name of Object.keys(environment)) {
-    if (name.startsWith("TUANBAR_")) throw new StartError(`environment: ${name} is not known; our variables have no prefix (docs: README, "Settings")`);
+    if (name.startsWith("TUANBAR_"))
+      throw new StartError(`environment: ${name} is not known; our variables have no prefix (docs: README, "Settings")`);
   }
   for (const name of NOT_YET) {
-    if (environment[name]) throw new StartError(`environment: ${name} is not supported yet, unset it: this version runs in one process without it`);
+    if (environment[name])
+      throw new StartError(`environment: ${name} is not supported yet, unset it: this version runs in one process without it`);
   }
   const keyspacesFile = readableFile(environment, "KEYSPACES");
   const rateLimits = oneOf(environment, "RATE_LIMITS", ["on", "off"], "on");
@@ -62,7 +64,11 @@ function wrong(name: string, value: string, allowed: string): StartError {
 }
 
 /** Digits only: `Number` would also take "1e3", "0x10" and " 7". */
-function wholeNumber(environment: Environment, name: string, { from, to, otherwise }: { from: number; to: number; otherwise: number }): number {
+function wholeNumber(
+  environment: Environment,
+  name: string,
+  { from, to, otherwise }: { from: number; to: number; otherwise: number },
+): number {
   const value = environment[name] || String(otherwise);
   const number = /^\d{1,9}$/.test(value) ? Number(value) : -1;
   if (number < from || number > to) throw wrong(name, value, `a whole number from ${from} to ${to}`);

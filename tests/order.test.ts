@@ -3,7 +3,7 @@ import { after, before, describe, it } from "node:test";
 import { DomainError } from "../domain/error.ts";
 import { shardOf, type Id } from "../domain/ids.ts";
 import { cancelOrder, getOrder, placeOrder } from "../services/order/order.contract.ts";
-import { makeDeal, userId } from "./support/catalogue.ts";
+import { makeDeal, userId } from "./support/deals.ts";
 import { callAs, caller, testNode, type TestNode } from "./support/node.ts";
 
 const refused = (code: string) => (error: unknown) => error instanceof DomainError && error.type === code;

@@ -22,3 +22,12 @@ export const getGroup = action("group.get", {
   rest: { method: "GET", path: "/groups/{id}", who: "anyone", status: 200, tag: "Buying" },
   address: (params) => shardOf(params.id),
 });
+
+/** Internal: takes due groups of one shard a step further; those not due are left alone. */
+export const closeGroups = action("group.close", {
+  summary: "Close groups whose deadline has passed",
+  params: { city: "number", slot: "number", ids: { type: "array", items: "id" } },
+  answer: undefined,
+  retrySafe: true,
+  address: (params) => ({ city: params.city, slot: params.slot }),
+});

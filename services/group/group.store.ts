@@ -85,9 +85,11 @@ const CHANGE: Statement = {
     update groups g set held = g.held + c.held, taken = g.taken + c.taken, filled = g.filled + c.filled, state = c.state,
            deadline = coalesce(g.deadline, c.deadline),
            ended_at = case when c.state in ('FORMED', 'FAILED') then coalesce(g.ended_at, $9) end
-      from unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[], $8::timestamptz[])
-           as c(id, held, taken, filled, was, state, deadline)
-     where g.slot = $1 and g.id = c.id and g.state = c.was
+      from (select c.*, r.row
+              from unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[], $8::timestamptz[])
+                   as c(id, held, taken, filled, was, state, deadline)
+             cross join lateral (select ctid as row from groups where slot = $1 and id = c.id for update) r) c
+     where g.slot = $1 and g.ctid = c.row and g.state = c.was
     returning g.id`,
 };
 const INSERT_SEATS: Statement = {
@@ -102,7 +104,8 @@ const LIVE_SEATS: Statement = {
   text: `
     select s.group_id, s.user_id
       from unnest($2::bigint[], $3::bigint[]) as k(group_id, user_id)
-      join seats s on s.slot = $1 and s.group_id = k.group_id and s.user_id = k.user_id and s.state in ('HELD', 'TAKEN')`,
+     cross join lateral (select * from seats
+                          where slot = $1 and group_id = k.group_id and user_id = k.user_id and state in ('HELD', 'TAKEN') offset 0) s`,
 };
 const SEATS_OF: Statement = {
   name: "group/seats-of",
@@ -111,10 +114,9 @@ const SEATS_OF: Statement = {
 const MOVE_SEATS: Statement = {
   name: "group/move-seats",
   text: `
-    update seats s set state = $5
-      from unnest($2::bigint[], $3::bigint[]) as k(group_id, order_id)
-     where s.slot = $1 and s.group_id = k.group_id and s.order_id = k.order_id and s.state = $4
-    returning s.order_id`,
+    update seats set state = $5
+     where slot = $1 and group_id = any($2) and order_id = any($3) and state = $4
+    returning order_id`,
 };
 const DUE: Statement = {
   name: "group/due",

@@ -57,7 +57,7 @@ const BY_KEYS: Statement = {
   text: `
     select ${COLUMNS}
       from unnest($2::bigint[], $3::text[]) as k(consumer_id, idem_key)
-      join orders o on o.slot = $1 and o.consumer_id = k.consumer_id and o.idem_key = k.idem_key`,
+     cross join lateral (select * from orders where slot = $1 and consumer_id = k.consumer_id and idem_key = k.idem_key offset 0) o`,
 };
 const BY_IDS: Statement = { name: "order/by-ids", text: `select ${COLUMNS} from orders o where o.slot = $1 and o.id = any($2)` };
 const LOCK: Statement = {
@@ -93,29 +93,29 @@ const DEALS: Statement = {
       from deals d join merchants m on m.slot = $1 and m.id = d.merchant_id
      where d.slot = $1 and d.id = any($2)`,
 };
+/** Rows are locked in the order of the keys. */
 const QUOTAS: Statement = {
   name: "order/quotas",
   text: `
     select q.scope, q.user_id, q.used
       from unnest($2::bigint[], $3::bigint[]) as k(scope, user_id)
-      join quotas q on q.slot = $1 and q.scope = k.scope and q.user_id = k.user_id
-     order by q.scope, q.user_id for update of q`,
+     cross join lateral (select scope, user_id, used from quotas where slot = $1 and scope = k.scope and user_id = k.user_id for update) q`,
 };
 const COUNT: Statement = {
   name: "order/count",
   text: `
     insert into quotas as q (slot, scope, user_id, used, cap)
     select $1, scope, user_id, delta, cap from unnest($2::bigint[], $3::bigint[], $4::integer[], $5::integer[]) as c(scope, user_id, delta, cap)
-     order by scope, user_id
     on conflict (slot, scope, user_id) do update set used = q.used + excluded.used`,
 };
 const GIVE_BACK: Statement = {
   name: "order/give-back",
   text: `
     update quotas q set used = q.used - c.units
-      from unnest($2::bigint[], $3::bigint[], $4::integer[]) as c(scope, user_id, units)
-     where q.slot = $1 and q.scope = c.scope and q.user_id = c.user_id
-    returning q.scope`,
+      from (select c.units, r.row
+              from unnest($2::bigint[], $3::bigint[], $4::integer[]) as c(scope, user_id, units)
+             cross join lateral (select ctid as row from quotas where slot = $1 and scope = c.scope and user_id = c.user_id for update) r) c
+     where q.slot = $1 and q.ctid = c.row`,
 };
 const PAYING: Statement = {
   name: "order/paying",
@@ -223,21 +223,28 @@ export async function findDealFacts(tx: Queryable, shard: Shard, ids: readonly s
   );
 }
 
+/** The order quotas are locked in: any total order will do, as long as everybody keeps it. */
+const byQuota = (a: { scope: string; userId: string }, b: { scope: string; userId: string }): number =>
+  quotaKey(a.scope, a.userId) < quotaKey(b.scope, b.userId) ? -1 : 1;
+
 /** Counters of (scope, user), locked, keyed by `quotaKey`; those never used are missing. */
 export async function lockQuotas(tx: Queryable, shard: Shard, keys: readonly { scope: string; userId: string }[]): Promise<Map<string, number>> {
-  const rows = await tx.query<{ scope: string; user_id: string; used: number }>(QUOTAS, [shard.slot, keys.map((key) => key.scope), keys.map((key) => key.userId)]);
+  const sorted = keys.toSorted(byQuota);
+  const values = [shard.slot, sorted.map((key) => key.scope), sorted.map((key) => key.userId)];
+  const rows = await tx.query<{ scope: string; user_id: string; used: number }>(QUOTAS, values);
   return new Map(rows.map((row) => [quotaKey(row.scope, row.user_id), row.used]));
 }
 
 /** Raises counters; the table's CHECK refuses what passes a cap. */
 export async function countQuotas(tx: Queryable, shard: Shard, changes: readonly QuotaChange[]): Promise<void> {
   if (changes.length === 0) return;
+  const sorted = changes.toSorted(byQuota);
   await tx.query(COUNT, [
     shard.slot,
-    changes.map((change) => change.scope),
-    changes.map((change) => change.userId),
-    changes.map((change) => change.delta),
-    changes.map((change) => change.cap ?? null),
+    sorted.map((change) => change.scope),
+    sorted.map((change) => change.userId),
+    sorted.map((change) => change.delta),
+    sorted.map((change) => change.cap ?? null),
   ]);
 }
 
@@ -251,7 +258,7 @@ export async function giveBackQuotas(tx: Queryable, shard: Shard, back: readonly
     if (sum) sum.units += change.units;
     else merged.set(key, { ...change });
   }
-  const changes = [...merged.values()];
+  const changes = [...merged.values()].toSorted(byQuota);
   await tx.query(GIVE_BACK, [shard.slot, changes.map((c) => c.scope), changes.map((c) => c.userId), changes.map((c) => c.units)]);
 }
 

@@ -43,8 +43,10 @@ const CHANGE: Statement = {
   name: "stock/change",
   text: `
     update stock s set total = s.total + c.total, held = s.held + c.held, sold = s.sold + c.sold
-      from unnest($2::bigint[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[]) as c(deal_id, bucket, total, held, sold)
-     where s.slot = $1 and s.deal_id = c.deal_id and s.bucket = c.bucket
+      from (select c.*, r.row
+              from unnest($2::bigint[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[]) as c(deal_id, bucket, total, held, sold)
+             cross join lateral (select ctid as row from stock where slot = $1 and deal_id = c.deal_id and bucket = c.bucket for update) r) c
+     where s.slot = $1 and s.ctid = c.row
     returning s.deal_id`,
 };
 const FLOW: Statement = {

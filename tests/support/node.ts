@@ -52,7 +52,7 @@ export const callAs = <N extends string, P extends Fields, A>(
   as: Caller | undefined,
   idempotencyKey: string = randomUUID(),
 ): Promise<Of<A>> =>
-  call(node.broker as never, contract, params, {
+  call(node.broker, contract, params, {
     meta: {
       ...(as === undefined ? {} : { caller: as }),
       requestId: randomUUID(),

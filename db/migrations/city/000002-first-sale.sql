@@ -9,10 +9,13 @@ create table merchants (
   commission_bps integer not null check (commission_bps between 0 and 10000),
   owner_id bigint not null,
   owner_username text not null,
+  -- OPENING: its owner (in the user keyspace) does not work for it yet, nobody sees it; it becomes OPEN, or the row goes.
+  state text not null default 'OPEN' check (state in ('OPENING', 'OPEN')),
   created_at timestamptz not null default now(),
   primary key (slot, id)
 ) partition by list (slot);
 select partition_by_slot('merchants');
+create index merchants_opening on merchants (created_at) where state = 'OPENING';
 
 create table deals (
   slot smallint not null,
@@ -44,7 +47,8 @@ create index deals_merchant on deals (slot, merchant_id, id);
 create index deals_words on deals using gin (words);
 create index deals_on_sale_price on deals (price, id) where state = 'ON_SALE';
 create index deals_on_sale_newest on deals (id) where state = 'ON_SALE';
-create index deals_on_sale_ending on deals (sale_ends_at, id) where state = 'ON_SALE';
+-- Deals without an end come last, so the end of an endless sale is `infinity` here.
+create index deals_on_sale_ending on deals (coalesce(sale_ends_at, 'infinity'), id) where state = 'ON_SALE';
 
 -- total = available + held + sold, in one or more buckets a deal: two nodes that drain one shard at once take different ones.
 -- Half-empty pages and no index on what changes keep every update a HOT one.

@@ -146,6 +146,18 @@ create table parked_events (
   primary key (consumer, source, event_id)
 );
 
+-- How far each event consumer is, by slot: where reading this table goes on when the replication slot was lost.
+create table relay_marks (
+  consumer text not null,
+  slot smallint not null,
+  event_id bigint not null,
+  -- False: events after the mark may have passed by while nobody listened, so they are read from the table first.
+  replayed boolean not null,
+  -- Raised by each relay that takes over; what an earlier one still writes is refused.
+  epoch integer not null,
+  primary key (consumer, slot)
+);
+
 -- Idempotency keys with their stored answers, for everything but orders (an order row is its own stored answer).
 create table requests (
   slot smallint not null,

@@ -27,6 +27,7 @@ create table refresh_tokens (
 ) partition by list (slot);
 select partition_by_slot('refresh_tokens');
 create index refresh_tokens_family on refresh_tokens (slot, family);
+create index refresh_tokens_user on refresh_tokens (slot, user_id);
 
 create table topups (
   slot smallint not null,
@@ -49,10 +50,13 @@ create table order_index (
 ) partition by list (slot);
 select partition_by_slot('order_index');
 
--- What a user is told. The event's id is the mark: a second delivery inserts nothing.
+-- What a user is told. The event is the mark: a second delivery inserts nothing.
 create table notifications (
   slot smallint not null,
   user_id bigint not null,
+  -- Ascending in the order of commits (writers take turns), so that a stream of them can be resumed after any of them.
+  id bigint generated always as identity,
+  -- The shard the event is of, as `city/slot`: an event's id is unique there, also when the slot moves to another database.
   source text not null,
   event_id bigint not null,
   kind text not null,
@@ -62,3 +66,4 @@ create table notifications (
   primary key (slot, user_id, source, event_id)
 ) partition by list (slot);
 select partition_by_slot('notifications');
+create index notifications_newest on notifications (slot, user_id, id);
