@@ -5,6 +5,7 @@ import { shardOf, type Id } from "../domain/ids.ts";
 import { cancelOrder, getOrder, placeOrder } from "../services/order/order.contract.ts";
 import { makeDeal, userId } from "./support/deals.ts";
 import { callAs, caller, testNode, type TestNode } from "./support/node.ts";
+import { until } from "./support/until.ts";
 
 const refused = (code: string) => (error: unknown) => error instanceof DomainError && error.type === code;
 const codeOf = (result: PromiseSettledResult<unknown>): string => (result.status === "fulfilled" ? "ok" : result.reason instanceof DomainError ? result.reason.type : String(result.reason));
@@ -132,12 +133,4 @@ async function openGroup(test: TestNode, groupId: Id): Promise<void> {
       { name: "test/open", text: "update groups set state = 'OPEN', held = held - 1, taken = taken + 1, deadline = now() + interval '1 hour' where slot = $1 and id = $2" },
       [shard.slot, groupId],
     );
-}
-
-async function until(holds: () => Promise<boolean>): Promise<void> {
-  const end = performance.now() + 10_000;
-  while (!(await holds())) {
-    assert.ok(performance.now() < end, "it happens within ten seconds");
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
 }

@@ -10,7 +10,7 @@ let made = 0;
 /** A deal on sale in Shanghai, of a merchant of its own. */
 export async function makeDeal(
   test: Pick<TestNode, "node">,
-  of: { stock: number; price?: number; tiers?: readonly { size: number; price: number }[]; perUserLimit?: number; groupTtlMinutes?: number; buckets?: number; city?: number },
+  of: { stock: number; price?: number; tiers?: readonly { size: number; price: number }[]; perUserLimit?: number; groupTtlMinutes?: number; buckets?: number; autoFillBps?: number; city?: number },
 ): Promise<Id> {
   const n = ++made;
   const city = of.city ?? 1;
@@ -25,10 +25,11 @@ export async function makeDeal(
   await database.query(
     {
       name: "test/deal",
-      text: `insert into deals (slot, id, merchant_id, title, description, price, tiers, per_user_limit, group_ttl_minutes, voucher_valid_days, refund_anytime,
-               refund_expired, state, words) values ($1, $2, $3, $4, '', $5, $6, $7, $8, 90, true, true, 'ON_SALE', '')`,
+      text: `insert into deals (slot, id, merchant_id, title, description, price, tiers, per_user_limit, group_ttl_minutes, auto_fill_bps,
+               voucher_valid_days, refund_anytime, refund_expired, state, words)
+             values ($1, $2, $3, $4, '', $5, $6, $7, $8, $9, 90, true, true, 'ON_SALE', '')`,
     },
-    [slot, dealId, merchantId, `deal ${n}`, of.price ?? 1990, JSON.stringify(of.tiers ?? []), of.perUserLimit ?? null, of.groupTtlMinutes ?? 60],
+    [slot, dealId, merchantId, `deal ${n}`, of.price ?? 1990, JSON.stringify(of.tiers ?? []), of.perUserLimit ?? null, of.groupTtlMinutes ?? 60, of.autoFillBps ?? null],
   );
   const buckets = of.buckets ?? 1;
   for (let bucket = 0; bucket < buckets; bucket++) {
