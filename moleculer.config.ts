@@ -88,14 +88,18 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   };
 }
 
+/** At `info` Moleculer tells every step of every service's start; our start is one banner, so there only these modules speak below `warn`. */
+const levels = (level: string): Record<string, string> => (level === "info" ? { GATEWAY: "info", PLATFORM: "info", "**": "warn" } : { "**": level });
+
 /** A routing table may name databases by URL: those have a password in them, and names are shown. */
 export const displayName = (database: string): string => (URL.canParse(database) ? `${new URL(database).host}${new URL(database).pathname}` : database);
 
 function brokerOptions(options: NodeOptions): BrokerOptions {
   return {
     nodeID: options.nodeID,
-    logger: { type: "Pino", options: { level: options.logLevel } },
-    logLevel: options.logLevel as Exclude<BrokerOptions["logLevel"], undefined>,
+    logger: { type: "Pino", options: { level: levels(options.logLevel) } },
+    // A service waits for those it depends on; asking once a second made a start a second longer.
+    dependencyInterval: 20,
     // bigint and Date survive a hop; the default JSON never answers when an error's data holds a bigint.
     serializer: "JSONExt",
     errorRegenerator: new DomainErrorRegenerator(),

@@ -62,6 +62,9 @@ export class Database implements Queryable {
       pipeline: true,
     } as pg.PoolConfig);
     this.#pool.on("error", options.onError);
+    // The pool listens to idle connections only. One that breaks while it is used fails its queries, which is how its user learns of it; the
+    // event that comes with it would end the whole process if nobody listened.
+    this.#pool.on("connect", (client) => client.on("error", () => undefined));
   }
 
   /** Connections: made, idle, and callers that wait for one. */
@@ -95,7 +98,9 @@ export class Database implements Queryable {
       begun.catch(() => undefined); // its failure reaches the caller through the first statement behind it
       result = await work(tx);
       await begun;
+      tx.end();
     } catch (error) {
+      tx.end();
       const lost = isConnectionLoss(error);
       if (!lost) {
         await client.query("rollback").then(
@@ -105,17 +110,21 @@ export class Database implements Queryable {
       } else client.release(true);
       throw lost ? unavailable(this.name, error) : error;
     }
-    try {
-      const { command } = await client.query("commit");
-      client.release();
-      invariant(command === "COMMIT", "a transaction without an error commits");
-      return result;
-    } catch (error) {
-      client.release(true);
-      if (!isConnectionLoss(error)) throw error;
-      if (await this.#committed(tx.xid, deadlineMs)) return result;
-      throw unavailable(this.name, error);
-    }
+    const committed = await client.query("commit").then(
+      ({ command }) => {
+        client.release();
+        return command === "COMMIT";
+      },
+      async (error: unknown) => {
+        client.release(true);
+        if (!isConnectionLoss(error)) throw error;
+        if (await this.#committed(tx.xid, deadlineMs)) return true;
+        throw unavailable(this.name, error);
+      },
+    );
+    // PostgreSQL answers ROLLBACK to the COMMIT of a transaction in which a statement failed: somebody swallowed its error.
+    invariant(committed, "a transaction without an error commits");
+    return result;
   }
 
   /** Asks what became of a transaction whose COMMIT had no answer. Throws DatabaseUnavailable when nobody can say in time. */
@@ -152,12 +161,22 @@ export class Transaction implements Queryable {
   readonly #client: pg.PoolClient;
   /** The transaction's id, once `identify` has asked for it: what an unknown COMMIT is resolved by. */
   xid: string | undefined;
+  #ended = false;
 
   constructor(client: pg.PoolClient) {
     this.#client = client;
   }
 
+  /**
+   * No statement goes out any more. When one of several functions that run side by side fails, the others are still under way, and what they
+   * sent behind the ROLLBACK would be committed by itself, or become part of somebody else's transaction.
+   */
+  end(): void {
+    this.#ended = true;
+  }
+
   async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
+    if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
     return (await this.#client.query<Row & pg.QueryResultRow>({ ...statement, values: values as unknown[] })).rows;
   }
 }
@@ -172,10 +191,16 @@ export const isContention = (error: unknown): boolean => ["40001", "40P01", "55P
 /** A constraint said no. */
 export const isConstraint = (error: unknown): boolean => sqlState(error)?.startsWith("23") ?? false;
 
-/** 57P0x: the server goes away or comes up; 08: the connection broke; 53300: no connection free; else what sockets and `pg` itself say. */
+/** A statement ran into `statement_timeout`: it is not its values' fault, and running it again takes as long again. */
+export const isTooSlow = (error: unknown): boolean => sqlState(error) === "57014";
+
+/**
+ * 57P0x: the server goes away or comes up; 08: the connection broke; 53: no connection, memory or disk left; 25P03: our transaction was ended for
+ * idling; else what sockets and `pg` itself say.
+ */
 function isConnectionLoss(error: unknown): boolean {
   const state = sqlState(error);
-  if (state !== undefined) return /^(57P0[1-5]|08|53300)/.test(state);
+  if (state !== undefined) return /^(57P0[1-5]|08|53|25P03)/.test(state);
   if (!(error instanceof Error)) return false;
   const code = (error as NodeJS.ErrnoException).code ?? "";
   return (

@@ -62,19 +62,19 @@ export class Keyspaces {
 export const loadKeyspaces = (path: string): Keyspaces => parseKeyspaces(readFileSync(path, "utf8"));
 
 export function parseKeyspaces(yaml: string): Keyspaces {
-  const document = parse(yaml) as { keyspaces?: Record<string, { id?: unknown; name?: unknown; region?: unknown; databases?: Record<string, unknown> }> } | null;
-  const entries = Object.entries(document?.keyspaces ?? {});
-  const all = entries.map(([code, entry]): Keyspace => {
+  const all = Object.entries(readTable(yaml)).map(([code, entry]): Keyspace => {
     const wrong = (what: string): never => {
       throw new KeyspacesError(`keyspace ${code}: ${what}`);
     };
+    if (!isTable(entry)) return wrong("it has an id, a name and databases");
     const { id, name, region, databases } = entry;
     if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id > 255) return wrong("`id` is an integer from 0 to 255");
     if (typeof name !== "string") return wrong("`name` is missing");
     if (region !== undefined && typeof region !== "string") return wrong("`region` is a text");
     if ((code === "user") !== (id === USER_CITY)) return wrong("the keyspace `user`, and only it, has the id 0");
+    if (!isTable(databases)) return wrong("`databases` maps each database to the slots it serves");
     const bySlot = new Array<string | undefined>(SLOT_COUNT).fill(undefined);
-    for (const [database, slots] of Object.entries(databases ?? {})) {
+    for (const [database, slots] of Object.entries(databases)) {
       for (const slot of slotRange(String(slots)) ?? wrong(`slots \`${String(slots)}\` are not a number or a range from 0 to 15`)) {
         if (bySlot[slot] !== undefined) return wrong(`slot ${slot} is served twice`);
         bySlot[slot] = database;
@@ -97,6 +97,20 @@ export function parseKeyspaces(yaml: string): Keyspaces {
   if (!all.some((keyspace) => keyspace.kind === "user")) throw new KeyspacesError("the keyspace `user` is missing");
   if (!all.some((keyspace) => keyspace.kind === "city")) throw new KeyspacesError("no city is listed");
   return new Keyspaces(all);
+}
+
+const isTable = (value: unknown): value is Readonly<Record<string, unknown>> => typeof value === "object" && value !== null && !Array.isArray(value);
+
+function readTable(yaml: string): Readonly<Record<string, unknown>> {
+  let document: unknown;
+  try {
+    document = parse(yaml, { logLevel: "error" });
+  } catch (error) {
+    throw new KeyspacesError(`not YAML: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  }
+  const table = isTable(document) ? document["keyspaces"] : undefined;
+  if (!isTable(table)) throw new KeyspacesError("`keyspaces` is a table of keyspaces by their code");
+  return table;
 }
 
 function slotRange(text: string): number[] | undefined {

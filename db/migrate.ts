@@ -47,6 +47,8 @@ export function migrationsOf(kind: KeyspaceKind): Migration[] {
 export async function migrate(url: string, keyspace: { kind: KeyspaceKind; id: number; code: string }, databaseName: string): Promise<string[]> {
   const migrations = migrationsOf(keyspace.kind);
   const client = new pg.Client({ connectionString: url, application_name: "tuanbar-migrate" });
+  // A connection that breaks fails its query; the event that comes with it would end the process if nobody listened.
+  client.on("error", () => undefined);
   await client.connect();
   try {
     await client.query("select pg_advisory_lock($1)", [MIGRATION_LOCK]);
@@ -54,6 +56,7 @@ export async function migrate(url: string, keyspace: { kind: KeyspaceKind; id: n
       "create table if not exists migrations (number integer primary key, name text not null, checksum text not null, at timestamptz not null default now())",
     );
     const { rows } = await client.query<{ number: number; name: string; checksum: string }>("select number, name, checksum from migrations order by number");
+    if (rows.length > 0) await ownedBy(client, keyspace, databaseName);
     const last = rows.at(-1);
     if (last && last.number > migrations.length) {
       throw new MigrationError(`database ${databaseName} is at migration ${last.number} (${last.name}), this code knows only ${migrations.length}: start a newer version`);
@@ -70,10 +73,15 @@ export async function migrate(url: string, keyspace: { kind: KeyspaceKind; id: n
       await client.query("commit");
     }
     await client.query("insert into keyspace (city) values ($1) on conflict do nothing", [keyspace.id]);
-    const { rows: owner } = await client.query<{ city: number }>("select city from keyspace");
-    if (owner[0]?.city !== keyspace.id) throw new MigrationError(`database ${databaseName} belongs to keyspace number ${owner[0]?.city}, not to ${keyspace.code}`);
+    await ownedBy(client, keyspace, databaseName);
     return missing.map((migration) => migration.name);
   } finally {
     await client.end();
   }
+}
+
+/** Asked before anything is changed, too. A database without an owner is new, or a template. */
+async function ownedBy(client: pg.Client, keyspace: { id: number; code: string }, databaseName: string): Promise<void> {
+  const { rows } = await client.query<{ city: number }>("select city from keyspace where city <> $1", [keyspace.id]);
+  if (rows[0]) throw new MigrationError(`database ${databaseName} belongs to keyspace number ${rows[0].city}, not to ${keyspace.code}`);
 }

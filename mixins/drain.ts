@@ -10,7 +10,7 @@ import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { refusal, type DomainError } from "../domain/error.ts";
 import type { Id, Shard } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
-import { type Database, DatabaseUnavailable, isConstraint, isContention, type Queryable, type Statement, type Transaction } from "../db/database.ts";
+import { type Database, DatabaseUnavailable, isConstraint, isContention, isTooSlow, type Queryable, type Statement, type Transaction } from "../db/database.ts";
 import type { Command } from "./mailbox.ts";
 
 /** What a drain function works with: the transaction, where and when it is, and ids to give away. */
@@ -50,21 +50,23 @@ export class Drainer {
 
   /** Drains one batch and settles every command of it. Never rejects. */
   async drain(shard: Shard, commands: readonly Command[]): Promise<void> {
-    for (let attempt = 1; ; attempt++) {
+    let tries = 0;
+    let reread = false;
+    for (;;) {
       try {
         const outcomes = await this.#once(shard, commands);
         for (const [index, command] of commands.entries()) command.settle(outcomes[index]);
         return;
       } catch (error) {
-        const lastTry = attempt >= CONTENTION_TRIES;
-        if (isContention(error) && !lastTry) {
-          await sleep(2 ** attempt + Math.random() * 5);
-        } else if (isContention(error)) {
+        if (isContention(error) && ++tries < CONTENTION_TRIES) {
+          await sleep(2 ** tries + Math.random() * 5);
+        } else if (isContention(error) || isTooSlow(error)) {
           return settleAll(commands, refusal(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 }));
         } else if (error instanceof DatabaseUnavailable) {
           return settleAll(commands, refusal(COMMON_ERRORS, "UNAVAILABLE", { what: "the database", retryAfterSeconds: 2 }));
-        } else if (isConstraint(error) && attempt === 1) {
+        } else if (isConstraint(error) && !reread) {
           // Another node may have written between our read and our write; reading again tells.
+          reread = true;
         } else if (commands.length > 1) {
           const half = commands.length >> 1;
           await this.drain(shard, commands.slice(0, half));
@@ -91,8 +93,17 @@ export class Drainer {
         for (const [at, index] of indices.entries()) outcomes[index] = answers[at];
       }
     });
-    for (const run of afterCommit) run();
+    for (const run of afterCommit) this.#tell(run, commands[0]?.kind ?? "");
     return outcomes;
+  }
+
+  /** What fails after the commit must not undo it: the batch is done, and doing it again would do it twice. */
+  #tell(run: () => void, kind: string): void {
+    try {
+      run();
+    } catch (error) {
+      this.#onFault(error, kind);
+    }
   }
 }
 
@@ -110,7 +121,7 @@ async function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCo
     now: new Date(Number(opened.now_ms)),
     query: (statement, values) => tx.query(statement, values),
     async mint(count) {
-      if (ids.length < count) {
+      while (ids.length < count) {
         const [minted] = await tx.query<{ ids: Id[] }>(MINT, [shard.city, shard.slot, count - ids.length + idsAhead]);
         ids = ids.concat(minted?.ids ?? []);
       }

@@ -37,6 +37,12 @@ export class Metrics {
   readonly refusals = new Counter({ name: "tuanbar_refusals_total", help: "Refusals by code", labelNames: ["code"] as const, registers: [this.registry] });
   readonly payments = new Counter({ name: "tuanbar_payments_total", help: "Payments by outcome", labelNames: ["outcome"] as const, registers: [this.registry] });
   readonly moneyFen = new Counter({ name: "tuanbar_money_fen_total", help: "Fen moved, by kind of transfer", labelNames: ["code"] as const, registers: [this.registry] });
+  readonly events = new Counter({
+    name: "tuanbar_events_total",
+    help: "Events by event consumer and what became of them: handled or parked",
+    labelNames: ["consumer", "outcome"] as const,
+    registers: [this.registry],
+  });
 
   /** Figures that are read when asked for, not counted along the way. */
   gauge(name: string, help: string, read: (set: (value: number, labels?: Record<string, string>) => void) => void, labelNames: readonly string[] = []): void {

@@ -1,6 +1,7 @@
 /** Lists over HTTP: `{ items, nextCursor }`, `?limit=` (default 20, at most 100), `?cursor=`. A cursor is what the last row was sorted by. */
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { raise } from "../domain/error.ts";
+import { isId } from "../domain/ids.ts";
 import { shape, type Fields, type Shape } from "./contract.ts";
 
 export const PAGE = {
@@ -21,6 +22,14 @@ export function decodeCursor(cursor: string, count: number): (string | number)[]
   } catch {
     // Not ours: told below.
   }
+  return raise(COMMON_ERRORS, "VALIDATION_ERROR", { errors: [{ field: "cursor", message: "not a cursor of this list" }] });
+}
+
+/** The id a list newest first goes on below; without a cursor, above every id. */
+export function cursorId(cursor: string | undefined): string {
+  if (cursor === undefined) return "9223372036854775807";
+  const [id] = decodeCursor(cursor, 1);
+  if (typeof id === "string" && isId(id)) return id;
   return raise(COMMON_ERRORS, "VALIDATION_ERROR", { errors: [{ field: "cursor", message: "not a cursor of this list" }] });
 }
 

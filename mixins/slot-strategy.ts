@@ -1,7 +1,15 @@
 import { createHash } from "node:crypto";
 import { Strategies, type Context, type Endpoint } from "moleculer";
+import type { Shard } from "../domain/ids.ts";
 
-const weight = (city: unknown, slot: unknown, node: string): number => createHash("sha256").update(`${city}/${slot}\0${node}`).digest().readUInt32BE(0);
+const weight = ({ city, slot }: Shard, node: string): number =>
+  createHash("sha256").update(`${city}/${slot}\0${node}`).digest().readUInt32BE(0);
+
+const isWhole = (address: Partial<Shard>): address is Shard => address.city !== undefined && address.slot !== undefined;
+
+/** The node a shard's calls go to, of those that offer them; undefined where none does. */
+export const ownerOf = (shard: Shard, nodes: readonly string[]): string | undefined =>
+  nodes.toSorted((a, b) => weight(shard, b) - weight(shard, a))[0];
 
 /**
  * Rendezvous hashing: a shard's calls go to the node with the highest weight for it, so when a node joins only the shards it wins move there
@@ -9,9 +17,8 @@ const weight = (city: unknown, slot: unknown, node: string): number => createHas
  */
 export class SlotStrategy extends Strategies.Base {
   override select(list: Endpoint[], ctx?: Context): Endpoint {
-    const { city, slot } = (ctx?.headers ?? {}) as { city?: unknown; slot?: unknown };
-    const [only] = list;
-    if (only && (list.length === 1 || slot === undefined)) return list[Math.floor(Math.random() * list.length)] ?? only;
-    return list.reduce((best, endpoint) => (weight(city, slot, endpoint.node.id) > weight(city, slot, best.node.id) ? endpoint : best));
+    const address = (ctx?.headers ?? {}) as Partial<Shard>;
+    if (!isWhole(address)) return list[Math.floor(Math.random() * list.length)] as Endpoint;
+    return list.reduce((best, endpoint) => (weight(address, endpoint.node.id) > weight(address, best.node.id) ? endpoint : best));
   }
 }

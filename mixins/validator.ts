@@ -3,8 +3,10 @@ import { Validators } from "moleculer";
 import { ID_PATTERN, isId } from "../domain/ids.ts";
 import { REQUEST_FEN_MAX } from "../domain/money.ts";
 
-/** RFC 3339 in UTC with seconds; the parser then says whether there is such a day. */
-const TIME_PATTERN = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z$/;
+/** RFC 3339 in UTC with seconds. The parser takes 30 February for 2 March and 24:00 for tomorrow; PostgreSQL refuses both, and the year 0. */
+const TIME_PATTERN = /^(?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z$/;
+const isTime = (text: string): boolean =>
+  TIME_PATTERN.test(text) && !Number.isNaN(Date.parse(text)) && new Date(text).toISOString().slice(0, 19) === text.slice(0, 19);
 /** What a list gives as `nextCursor`: opaque to the client, base64url. */
 const CURSOR_PATTERN = /^[A-Za-z0-9_-]{1,512}$/;
 
@@ -18,7 +20,7 @@ export const SCALARS = {
   fen: { type: "number", integer: true, min: 1, max: REQUEST_FEN_MAX },
   time: {
     type: "string",
-    custom: checked("time", (value) => typeof value === "string" && TIME_PATTERN.test(value) && !Number.isNaN(Date.parse(value))),
+    custom: checked("time", (value) => typeof value === "string" && isTime(value)),
   },
   cursor: { type: "string", custom: checked("cursor", (value) => typeof value === "string" && CURSOR_PATTERN.test(value)) },
 } as const;

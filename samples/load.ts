@@ -8,7 +8,18 @@ import type { ServiceBroker } from "moleculer";
 import { parse } from "yaml";
 import { DomainError } from "../domain/error.ts";
 import type { MerchantId, UserId } from "../domain/ids.ts";
-import { call, type Answer, type Caller, type CallMeta, type Contract, type Fields, type Infer, type Of, type Params, type Via } from "../mixins/contract.ts";
+import {
+  call,
+  type Answer,
+  type Caller,
+  type CallMeta,
+  type Contract,
+  type Fields,
+  type Infer,
+  type Of,
+  type Params,
+  type Via,
+} from "../mixins/contract.ts";
 import { createDeal, publishDeal } from "../services/deal/deal.contract.ts";
 import { createMerchant } from "../services/merchant/merchant.contract.ts";
 import { findUser, registerUser } from "../services/user/user.contract.ts";
@@ -47,11 +58,9 @@ async function loadMerchant(via: Via, { deals, ...form }: Samples["merchants"][n
   const owner = await account(via, form.ownerUsername, password);
   const merchant = await callAs(via, createMerchant, form, admin, `merchant ${form.city} ${form.name}`);
   const staff: Caller = { ...callerOf(owner), roles: ["consumer", "merchant"], merchantId: merchant.id as MerchantId };
-  // One after the other: the newest are shown first, and the last of a merchant's in the file is its newest.
-  for (const deal of deals) {
-    const { id } = await callAs(via, createDeal, deal, staff, `deal ${form.name} ${deal.title}`);
-    await callAs(via, publishDeal, { id }, staff, `publish ${id}`);
-  }
+  // All at once: they meet in their merchant's mailbox, and are two transactions instead of two a deal.
+  const drafts = await Promise.all(deals.map((deal) => callAs(via, createDeal, deal, staff, `deal ${form.name} ${deal.title}`)));
+  await Promise.all(drafts.map(({ id }) => callAs(via, publishDeal, { id }, staff, `publish ${id}`)));
   return deals.length;
 }
 
@@ -75,7 +84,13 @@ const callerOf = (user: Answer<typeof findUser>): Caller => ({
 const sha256 = (text: string): Buffer => createHash("sha256").update(text).digest();
 
 /** A call as the gateway makes it for `caller`; the key is ASCII of a fixed length, whatever the name is. */
-function callAs<const N extends string, P extends Fields, A>(via: Via, contract: Contract<N, P, A>, params: Infer<P>, caller: Caller, key: string): Promise<Of<A>> {
+function callAs<const N extends string, P extends Fields, A>(
+  via: Via,
+  contract: Contract<N, P, A>,
+  params: Infer<P>,
+  caller: Caller,
+  key: string,
+): Promise<Of<A>> {
   const meta: CallMeta = {
     caller,
     requestId: "samples",

@@ -53,7 +53,11 @@ export function sumStock(buckets: readonly Counts[]): StockSum {
  */
 export function restock(dealId: DealId, buckets: readonly Counts[], quantity: number): number[] | DomainError {
   const { available } = sumStock(buckets);
-  if (quantity > 0) return apportion(quantity, buckets.map(() => 1));
+  if (quantity > 0)
+    return apportion(
+      quantity,
+      buckets.map(() => 1),
+    );
   if (-quantity > available) return refusal(DEAL_ERRORS, "STOCK_TOO_LOW", { dealId, available });
   return apportion(-quantity, buckets.map(availableIn)).map((units) => -units);
 }

@@ -25,7 +25,13 @@ export interface DealForm {
 }
 
 /** A day to find the others; a season to come by; and money back in every case, unless the merchant says otherwise. */
-export const DEAL_DEFAULTS = { description: "", groupTtlMinutes: 1_440, voucherValidDays: 90, refundAnytime: true, refundExpired: true } as const;
+export const DEAL_DEFAULTS = {
+  description: "",
+  groupTtlMinutes: 1_440,
+  voucherValidDays: 90,
+  refundAnytime: true,
+  refundExpired: true,
+} as const;
 
 export type Draft = DealForm & { readonly [K in keyof typeof DEAL_DEFAULTS]-?: NonNullable<DealForm[K]> };
 
@@ -40,8 +46,10 @@ export const draftFaults = (form: DealForm): FieldFault[] => [
 function tierFaults(form: DealForm, tier: Tier, index: number): FieldFault[] {
   const before = form.tiers[index - 1];
   const faults: FieldFault[] = [];
-  if (before && tier.size <= before.size) faults.push({ field: `tiers[${index}].size`, message: `larger than ${before.size}, the tier before it` });
-  if (before && tier.price > before.price) faults.push({ field: `tiers[${index}].price`, message: `not dearer than ${before.price}, the smaller group's` });
+  if (before && tier.size <= before.size)
+    faults.push({ field: `tiers[${index}].size`, message: `larger than ${before.size}, the tier before it` });
+  if (before && tier.price > before.price)
+    faults.push({ field: `tiers[${index}].price`, message: `not dearer than ${before.price}, the smaller group's` });
   if (tier.price > form.price) faults.push({ field: `tiers[${index}].price`, message: `not dearer than ${form.price}, the deal's own` });
   return faults;
 }

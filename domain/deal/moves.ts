@@ -18,5 +18,7 @@ export const ownedBy = (deal: { readonly merchantId: MerchantId } | undefined, m
   deal !== undefined && deal.merchantId === merchantId;
 
 /** A draft is shown to its merchant and to nobody else. */
-export const visibleTo = (deal: { readonly merchantId: MerchantId; readonly state: DealState }, merchantId: MerchantId | undefined): boolean =>
-  deal.state !== "DRAFT" || ownedBy(deal, merchantId);
+export const visibleTo = (
+  deal: { readonly merchantId: MerchantId; readonly state: DealState },
+  merchantId: MerchantId | undefined,
+): boolean => deal.state !== "DRAFT" || ownedBy(deal, merchantId);

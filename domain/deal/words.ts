@@ -8,7 +8,8 @@
  * than the dictionary, and is 精 and 酿 to it. Everything else is words, found by their beginnings: `brew` in "brewery".
  */
 
-const RUNS = /([\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー々]+)|([^\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー々]+)/gu;
+const RUNS =
+  /([\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー々]+)|([^\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー々]+)/gu;
 const segmenter = new Intl.Segmenter("zh", { granularity: "word" });
 
 /** A word is searched by at most its first 40 characters, so that no lexeme comes near PostgreSQL's 2 KB. */
@@ -41,7 +42,8 @@ function cutDense(run: string): string[] {
   return words;
 }
 
-const pairs = (characters: readonly string[]): string[] => characters.slice(1).map((character, index) => (characters[index] ?? "") + character);
+const pairs = (characters: readonly string[]): string[] =>
+  characters.slice(1).map((character, index) => (characters[index] ?? "") + character);
 
 /** What is stored of a text, in its order. */
 export function lexemesOf(text: string): string[] {

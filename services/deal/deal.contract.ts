@@ -30,7 +30,14 @@ export const Deal = shape("Deal", {
   createdAt: "time",
 });
 /** A group as the deal's page lists it: the leader's name is masked. */
-export const OpenGroup = shape("OpenGroup", { id: "id", size: "number", taken: "number", missing: "number", deadline: "time", leader: "string" });
+export const OpenGroup = shape("OpenGroup", {
+  id: "id",
+  size: "number",
+  taken: "number",
+  missing: "number",
+  deadline: "time",
+  leader: "string",
+});
 export const City = shape("City", { code: "string", name: "string" });
 
 const merchants = { who: "merchant", status: 200, tag: "Merchants and deals", method: "POST" } as const;

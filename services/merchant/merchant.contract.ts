@@ -3,7 +3,13 @@ import { action, shape } from "../../mixins/contract.ts";
 import { USERNAME } from "../user/user.contract.ts";
 
 export const Merchant = shape("Merchant", { id: "id", name: "string", city: "string" });
-export const MerchantAccount = shape("MerchantAccount", { id: "id", name: "string", city: "string", commissionBps: "number", ownerUsername: "string" });
+export const MerchantAccount = shape("MerchantAccount", {
+  id: "id",
+  name: "string",
+  city: "string",
+  commissionBps: "number",
+  ownerUsername: "string",
+});
 
 export const createMerchant = action("merchant.create", {
   summary: "Open a merchant for an existing user",

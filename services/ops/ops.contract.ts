@@ -2,7 +2,14 @@ import { action, shape } from "../../mixins/contract.ts";
 
 export const Check = shape("Check", { name: "string", ok: "boolean", violations: "number", detail: "string" });
 export const Verification = shape("Verification", { ok: "boolean", checkedAt: "time", checks: { type: "array", items: Check } });
-export const ShardView = shape("Shard", { city: "string", slot: "number", owner: "string", depth: "number", batchSize: "number", database: "string" });
+export const ShardView = shape("Shard", {
+  city: "string",
+  slot: "number",
+  owner: "string",
+  depth: "number",
+  batchSize: "number",
+  database: "string",
+});
 export const verify = action("ops.verify", {
   summary: "Every invariant of stock, orders, groups, vouchers, payments, ledgers and the closed loop",
   params: {},
@@ -15,4 +22,14 @@ export const listShards = action("ops.shards", {
   params: {},
   answer: shape("ShardList", { items: { type: "array", items: ShardView } }),
   rest: { method: "GET", path: "/ops/shards", who: "admin", status: 200, tag: "Operating" },
+});
+
+export const MailboxView = shape("Mailbox", { city: "number", slot: "number", depth: "number", batchSize: "number" });
+/** Internal, asked of one node at a time: what waits in its own mailboxes. */
+export const listMailboxes = action("ops.mailboxes", {
+  summary: "Mailboxes of the node that answers",
+  params: {},
+  answer: { type: "array", items: MailboxView },
+  timeoutMs: 2_000,
+  retrySafe: true,
 });

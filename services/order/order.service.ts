@@ -14,6 +14,7 @@ import { keyOf, storedAnswers, type Keyed, type Replayable } from "../../mixins/
 import { isRefusal } from "../../mixins/mailbox.ts";
 import { decodeCursor, page } from "../../mixins/page.ts";
 import { platformOf, type Platform } from "../../mixins/platform.ts";
+import { followOrders } from "./order-index.ts";
 import { findIndexedOrders } from "./order-index.store.ts";
 import { cancelOrder, expireOrders, getOrder, listOrders, placeOrder } from "./order.contract.ts";
 import { dueOrders, findOrders, findOrdersByKeys, ordersOfMerchant } from "./order.store.ts";
@@ -47,6 +48,7 @@ const order: ServiceSchema<{}, {}, Vars> = {
       return outcomes.map((outcome) => (isRefusal(outcome) ? outcome : viewOrder(outcome, cityCode(this.platform, outcome.id))));
     }));
     this.platform.offer<ReleaseCommand, OrderRow>("order.expire", (work, commands) => release(work, this.platform, commands));
+    followOrders(this.broker);
     this.earlier = new Gather(earlierName, (commands) => findEarlier(this.platform, commands));
   },
   started() {

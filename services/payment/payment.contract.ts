@@ -1,4 +1,5 @@
-import { shardOf } from "../../domain/ids.ts";
+import type { ServiceBroker } from "moleculer";
+import { shardOf, type Shard } from "../../domain/ids.ts";
 import { action, shape } from "../../mixins/contract.ts";
 
 export const Payment = shape("Payment", { orderId: "id", paymentId: "id", status: { type: "enum", values: ["CONFIRMED"] } });
@@ -8,6 +9,39 @@ export const payOrder = action("payment.pay", {
   answer: Payment,
   errors: ["ORDER_NOT_FOUND", "ORDER_STATE", "INSUFFICIENT_FUNDS", "GROUP_CLOSED"],
   retrySafe: true,
-  rest: { method: "POST", path: "/orders/{id}/pay", who: "consumer", status: 200, key: "optional", tag: "Buying", example: { channel: "wallet" } },
+  rest: {
+    method: "POST",
+    path: "/orders/{id}/pay",
+    who: "consumer",
+    status: 200,
+    key: "optional",
+    tag: "Buying",
+    example: { channel: "wallet" },
+  },
   address: (params) => shardOf(params.id),
+});
+
+/** Heard by the payment service of one node: refunds of a shard are waiting. May be lost; the recovery worker looks every second. */
+export const REFUNDS_REQUESTED = "refunds.requested";
+export const refundsRequested = (broker: ServiceBroker, shard: Shard): void => void broker.emit(REFUNDS_REQUESTED, shard);
+
+const DUE = { city: "number", slot: "number", ids: { type: "array", items: "id" } } as const;
+const byShard = (params: { city: number; slot: number }): Shard => ({ city: params.city, slot: params.slot });
+
+/** Internal: payments of one shard that nobody has ended are driven to their end: undecided ones are cancelled, decided ones finished. */
+export const recoverPayments = action("payment.recover", {
+  summary: "Drive unfinished payments to their end",
+  params: DUE,
+  answer: undefined,
+  retrySafe: true,
+  address: byShard,
+});
+
+/** Internal: refunds of one shard go as many steps further as they can. */
+export const advanceRefunds = action("payment.refund", {
+  summary: "Pay refunds out",
+  params: DUE,
+  answer: undefined,
+  retrySafe: true,
+  address: byShard,
 });

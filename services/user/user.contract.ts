@@ -11,7 +11,12 @@ export const User = shape("User", {
   roles: { type: "array", items: { type: "enum", values: ROLES } },
   merchantId: { type: "id", optional: true },
 });
-export const Tokens = shape("Tokens", { accessToken: "string", refreshToken: "string", expiresIn: "number", tokenType: { type: "enum", values: ["Bearer"] } });
+export const Tokens = shape("Tokens", {
+  accessToken: "string",
+  refreshToken: "string",
+  expiresIn: "number",
+  tokenType: { type: "enum", values: ["Bearer"] },
+});
 
 /** A new consumer. Safe to repeat in vain only: the second one finds the name taken. */
 export const registerUser = action("user.register", {
@@ -19,14 +24,28 @@ export const registerUser = action("user.register", {
   params: { username: USERNAME, password: PASSWORD },
   answer: User,
   errors: ["USERNAME_TAKEN"],
-  rest: { method: "POST", path: "/auth/register", who: "anyone", status: 201, tag: "People", example: { username: "xiaolan", password: "correct-horse-1" } },
+  rest: {
+    method: "POST",
+    path: "/auth/register",
+    who: "anyone",
+    status: 201,
+    tag: "People",
+    example: { username: "xiaolan", password: "correct-horse-1" },
+  },
 });
 export const logIn = action("user.login", {
   summary: "Log in",
   params: { username: { type: "string", min: 1, max: 64 }, password: { type: "string", min: 1, max: 128 } },
   answer: Tokens,
   errors: ["BAD_CREDENTIALS"],
-  rest: { method: "POST", path: "/auth/login", who: "anyone", status: 200, tag: "People", example: { username: "xiaolan", password: "correct-horse-1" } },
+  rest: {
+    method: "POST",
+    path: "/auth/login",
+    who: "anyone",
+    status: 200,
+    tag: "People",
+    example: { username: "xiaolan", password: "correct-horse-1" },
+  },
 });
 const REFRESH_TOKEN = { type: "string", min: 20, max: 200 } as const;
 export const refreshTokens = action("user.refresh", {

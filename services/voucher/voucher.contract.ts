@@ -22,5 +22,13 @@ export const redeemVoucher = action("voucher.redeem", {
   params: { code: { type: "string", pattern: /^[0-9]{12,20}$/ } },
   answer: Redemption,
   errors: ["VOUCHER_NOT_FOUND", "VOUCHER_STATE"],
-  rest: { method: "POST", path: "/vouchers/redeem", who: "merchant", status: 200, key: "required", tag: "Buying", example: { code: "{voucherCode}" } },
+  rest: {
+    method: "POST",
+    path: "/vouchers/redeem",
+    who: "merchant",
+    status: 200,
+    key: "required",
+    tag: "Buying",
+    example: { code: "{voucherCode}" },
+  },
 });

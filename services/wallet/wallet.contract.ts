@@ -24,7 +24,15 @@ export const topUp = action("wallet.topup", {
   params: { amount: "fen", channel: { type: "string", min: 1, max: 32 } },
   answer: Topup,
   errors: ["CHANNEL_UNKNOWN"],
-  rest: { method: "POST", path: "/wallet/topups", who: "user", status: 201, key: "required", tag: "People", example: { amount: 10000, channel: "test" } },
+  rest: {
+    method: "POST",
+    path: "/wallet/topups",
+    who: "user",
+    status: 201,
+    key: "required",
+    tag: "People",
+    example: { amount: 10000, channel: "test" },
+  },
 });
 export const listWalletTransfers = action("wallet.transfers", {
   summary: "What moved in and out of my wallet, newest first",
@@ -41,7 +49,8 @@ export const WalletBranch = shape("WalletBranch", {
   /** The city whose books hold the other side. */
   city: "number",
   orderId: "id",
-  amount: "fen",
+  // Not "fen": an order of 99 units may cost more than one request may name.
+  amount: { type: "number", integer: true, min: 1 },
 });
 const Outcome = shape("WalletBranchOutcome", { xid: "id", ok: "boolean", available: { type: "number", optional: true } });
 const byUserSlot = (params: { slot: number }): Shard => ({ city: USER_CITY, slot: params.slot });

@@ -84,7 +84,7 @@ export async function testGateway(
       gateway.started,
       // Nothing but a log is asked of it here.
       function (this: { logger: Record<string, unknown> }) {
-        const keep = (message: string, details: object): void => void log.push(`${message} ${JSON.stringify(details, errorText)}`);
+        const keep = (details: object, message: string): void => void log.push(`${message} ${JSON.stringify(details, errorText)}`);
         this.logger["warn"] = keep;
         this.logger["error"] = keep;
       },

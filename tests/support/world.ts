@@ -73,7 +73,14 @@ export class World {
     const topup = this.id(shard);
     this.add(shard, "users", { id, username: `user-${id}`, password_hash: "", roles: ["consumer"], created_at: this.at });
     this.add(shard, "topups", { id: topup, user_id: id, channel: "test", amount, state: "SUCCEEDED", created_at: this.at });
-    this.transfer(shard, { kind: "post", code: "topup", businessKey: topup, debit: "cash:test", credit: `wallet:${id}`, amount: fen(amount) });
+    this.transfer(shard, {
+      kind: "post",
+      code: "topup",
+      businessKey: topup,
+      debit: "cash:test",
+      credit: `wallet:${id}`,
+      amount: fen(amount),
+    });
     return { id, username: `user-${id}` };
   }
 
@@ -82,12 +89,30 @@ export class World {
     const merchantId = this.id(shard);
     const dealId = this.id(shard);
     this.add(shard, "merchants", {
-      id: merchantId, name: "一间酒吧", commission_bps: 500, owner_id: this.id({ city: USER_CITY, slot: 0 }), owner_username: "owner", state: "OPEN", created_at: this.at,
+      id: merchantId,
+      name: "一间酒吧",
+      commission_bps: 500,
+      owner_id: this.id({ city: USER_CITY, slot: 0 }),
+      owner_username: "owner",
+      state: "OPEN",
+      created_at: this.at,
     });
     this.add(shard, "deals", {
-      id: dealId, merchant_id: merchantId, title: "精酿双人套餐", description: "", price: options.price, tiers: [{ size: 2, price: options.price }],
-      per_user_limit: options.limit, group_ttl_minutes: 60, voucher_valid_days: 30, refund_anytime: true, refund_expired: true, state: "ON_SALE",
-      words: "", created_at: this.at, published_at: this.at,
+      id: dealId,
+      merchant_id: merchantId,
+      title: "精酿双人套餐",
+      description: "",
+      price: options.price,
+      tiers: [{ size: 2, price: options.price }],
+      per_user_limit: options.limit,
+      group_ttl_minutes: 60,
+      voucher_valid_days: 30,
+      refund_anytime: true,
+      refund_expired: true,
+      state: "ON_SALE",
+      words: "",
+      created_at: this.at,
+      published_at: this.at,
     });
     const stock = this.add(shard, "stock", { deal_id: dealId, bucket: 0, total: options.stock, held: 0, sold: 0 });
     this.#flow(shard, stock, { total: options.stock, held: 0, sold: 0 }, "created");
@@ -96,8 +121,20 @@ export class World {
 
   openGroup(deal: Deal, size: number, leader: Person) {
     return this.add(deal.shard, "groups", {
-      id: this.id(deal.shard), deal_id: deal.dealId, merchant_id: deal.merchantId, size, unit_price: deal.price, state: "PENDING",
-      held: 0, taken: 0, filled: 0, leader_id: leader.id, leader_name: leader.username, ttl_minutes: 60, deadline: null as Date | null, created_at: this.at,
+      id: this.id(deal.shard),
+      deal_id: deal.dealId,
+      merchant_id: deal.merchantId,
+      size,
+      unit_price: deal.price,
+      state: "PENDING",
+      held: 0,
+      taken: 0,
+      filled: 0,
+      leader_id: leader.id,
+      leader_name: leader.username,
+      ttl_minutes: 60,
+      deadline: null as Date | null,
+      created_at: this.at,
       ended_at: null as Date | null,
     });
   }
@@ -106,9 +143,24 @@ export class World {
   order(deal: Deal, user: Person, quantity: number, group?: GroupRow) {
     const { shard } = deal;
     const order = this.add(shard, "orders", {
-      id: this.id(shard), consumer_id: user.id, merchant_id: deal.merchantId, deal_id: deal.dealId, group_id: group?.id ?? null, bucket: 0, quantity,
-      unit_price: deal.price, discount: 0, amount: deal.price * quantity, commission_bps: 500, voucher_valid_days: 30, state: "PENDING_PAYMENT",
-      idem_key: `key-${this.#ids}`, body_hash: "\\x00", created_at: this.at, expires_at: new Date(this.at.getTime() + 900_000), paid_at: null as Date | null,
+      id: this.id(shard),
+      consumer_id: user.id,
+      merchant_id: deal.merchantId,
+      deal_id: deal.dealId,
+      group_id: group?.id ?? null,
+      bucket: 0,
+      quantity,
+      unit_price: deal.price,
+      discount: 0,
+      amount: deal.price * quantity,
+      commission_bps: 500,
+      voucher_valid_days: 30,
+      state: "PENDING_PAYMENT",
+      idem_key: `key-${this.#ids}`,
+      body_hash: "\\x00",
+      created_at: this.at,
+      expires_at: new Date(this.at.getTime() + 900_000),
+      paid_at: null as Date | null,
       ended_at: null as Date | null,
     });
     this.event(shard, "order.created", order.id, this.#facts(order));
@@ -118,7 +170,10 @@ export class World {
     if (deal.limit !== null) this.#quota(deal, deal.dealId, user.id, quantity, deal.limit);
     if (group) {
       group.held += 1;
-      this.#seats.set(order.id, this.add(shard, "seats", { group_id: group.id, order_id: order.id, user_id: user.id, username: user.username, state: "HELD" }));
+      this.#seats.set(
+        order.id,
+        this.add(shard, "seats", { group_id: group.id, order_id: order.id, user_id: user.id, username: user.username, state: "HELD" }),
+      );
     }
     return { row: order, deal, group, user };
   }
@@ -141,8 +196,18 @@ export class World {
   tryPayment(order: OrderRow) {
     const { row, deal, user } = order;
     const payment = this.add(deal.shard, "payments", {
-      id: this.id(deal.shard), order_id: row.id, consumer_id: user.id, merchant_id: deal.merchantId, channel: "wallet", amount: row.amount, state: "TRYING",
-      attempts: 0, next_attempt_at: new Date(), created_at: new Date(), decided_at: null as Date | null, ended_at: null as Date | null,
+      id: this.id(deal.shard),
+      order_id: row.id,
+      consumer_id: user.id,
+      merchant_id: deal.merchantId,
+      channel: "wallet",
+      amount: row.amount,
+      state: "TRYING",
+      attempts: 0,
+      next_attempt_at: new Date(),
+      created_at: new Date(),
+      decided_at: null as Date | null,
+      ended_at: null as Date | null,
     });
     this.#both(order, "pay", payment.id, "pend", "pend");
     return { row: payment, order };
@@ -191,8 +256,18 @@ export class World {
     for (const [unit, amount] of amounts.entries()) {
       const code = `${String(randomInt(10 ** 13)).padStart(14, "0")}${String(deal.shard.slot).padStart(2, "0")}`;
       this.add(deal.shard, "vouchers", {
-        id: this.id(deal.shard), order_id: row.id, deal_id: deal.dealId, merchant_id: deal.merchantId, consumer_id: user.id, unit, amount: Number(amount), code,
-        state: "ISSUED", issued_at: this.at, valid_until: new Date(this.at.getTime() + 30 * 86_400_000), redeemed_at: null,
+        id: this.id(deal.shard),
+        order_id: row.id,
+        deal_id: deal.dealId,
+        merchant_id: deal.merchantId,
+        consumer_id: user.id,
+        unit,
+        amount: Number(amount),
+        code,
+        state: "ISSUED",
+        issued_at: this.at,
+        valid_until: new Date(this.at.getTime() + 30 * 86_400_000),
+        redeemed_at: null,
       });
     }
   }
@@ -203,7 +278,12 @@ export class World {
     const vouchers = this.#table(deal.shard, "vouchers").filter((voucher) => voucher["order_id"] === row.id);
     for (const voucher of vouchers.slice(0, count)) {
       Object.assign(voucher, { state: "REDEEMED", redeemed_at: this.at });
-      this.event(deal.shard, "voucher.redeemed", String(voucher["id"]), { orderId: row.id, consumerId: user.id, dealId: deal.dealId, merchantId: deal.merchantId });
+      this.event(deal.shard, "voucher.redeemed", String(voucher["id"]), {
+        orderId: row.id,
+        consumerId: user.id,
+        dealId: deal.dealId,
+        merchantId: deal.merchantId,
+      });
     }
     if (count === row.quantity) this.#become(order, "COMPLETED");
   }
@@ -214,8 +294,20 @@ export class World {
     for (const { order, payment } of paid) {
       const { row, deal, user } = order;
       const refund = this.add(deal.shard, "refunds", {
-        id: this.id(deal.shard), order_id: row.id, payment_id: payment.row.id, consumer_id: user.id, merchant_id: deal.merchantId, quantity: row.quantity,
-        amount: row.amount, reason: "GROUP_FAILED", state: "SUCCEEDED", attempts: 1, next_attempt_at: this.at, created_at: this.at, decided_at: this.at, ended_at: this.at,
+        id: this.id(deal.shard),
+        order_id: row.id,
+        payment_id: payment.row.id,
+        consumer_id: user.id,
+        merchant_id: deal.merchantId,
+        quantity: row.quantity,
+        amount: row.amount,
+        reason: "GROUP_FAILED",
+        state: "SUCCEEDED",
+        attempts: 1,
+        next_attempt_at: this.at,
+        created_at: this.at,
+        decided_at: this.at,
+        ended_at: this.at,
       });
       this.#both(order, "refund", refund.id, "pend", "pend");
       this.#both(order, "refund", refund.id, "post-pending", "post-pending");
@@ -238,7 +330,9 @@ export class World {
         const columns = Object.keys(rows[0] ?? {}).join(", ");
         for (let from = 0; from < rows.length; from += ROWS_A_STATEMENT) {
           const json = JSON.stringify(rows.slice(from, from + ROWS_A_STATEMENT));
-          await client.query(`insert into ${table} (${columns}) select ${columns} from json_populate_recordset(null::${table}, $1)`, [json]);
+          await client.query(`insert into ${table} (${columns}) select ${columns} from json_populate_recordset(null::${table}, $1)`, [
+            json,
+          ]);
         }
       }
       await client.query("commit");
@@ -252,7 +346,11 @@ export class World {
     const accounts = new Set(requests.flatMap(({ debit, credit }) => [debit, credit]));
     const posting = postTransfers(
       {
-        slot: shard.slot, at: this.at, head: CHAIN_START, balances: new Map([...accounts].map((account) => [account, EMPTY])), recorded: [],
+        slot: shard.slot,
+        at: this.at,
+        head: CHAIN_START,
+        balances: new Map([...accounts].map((account) => [account, EMPTY])),
+        recorded: [],
         ids: requests.map(() => this.id(shard) as TransferId),
       },
       requests,
@@ -260,25 +358,47 @@ export class World {
     for (const outcome of posting.outcomes) if (!outcome.ok) throw new Error("this world pays what it does not have");
     for (const row of posting.rows) {
       this.add(shard, "transfers", {
-        id: row.id, seq: String(row.seq), debit_account: row.debit, credit_account: row.credit, amount: String(row.amount), code: row.code, state: row.state,
-        business_key: row.businessKey, pending_id: row.pendingId ?? null, order_id: row.orderId ?? null, at: row.at, prev_hash: `\\x${row.prevHash}`, hash: `\\x${row.hash}`,
+        id: row.id,
+        seq: String(row.seq),
+        debit_account: row.debit,
+        credit_account: row.credit,
+        amount: String(row.amount),
+        code: row.code,
+        state: row.state,
+        business_key: row.businessKey,
+        pending_id: row.pendingId ?? null,
+        order_id: row.orderId ?? null,
+        at: row.at,
+        prev_hash: `\\x${row.prevHash}`,
+        hash: `\\x${row.hash}`,
       });
     }
     for (const [account, sums] of posting.changes) {
       this.add(shard, "accounts", {
-        account, debits_pending: String(sums.debitsPending), debits_posted: String(sums.debitsPosted), credits_pending: String(sums.creditsPending),
-        credits_posted: String(sums.creditsPosted), floored: isFloored(account),
+        account,
+        debits_pending: String(sums.debitsPending),
+        debits_posted: String(sums.debitsPosted),
+        credits_pending: String(sums.creditsPending),
+        credits_posted: String(sums.creditsPosted),
+        floored: isFloored(account),
       });
     }
     this.add(shard, "chain_heads", { seq: String(posting.head.seq), hash: `\\x${posting.head.hash}` });
   }
 
   /** One step of a payment or refund, in the city and at the user. */
-  #both(order: OrderRow, code: "pay" | "refund", key: string, inCity: TransferRequest["kind"], atUser: TransferRequest["kind"] | undefined): void {
+  #both(
+    order: OrderRow,
+    code: "pay" | "refund",
+    key: string,
+    inCity: TransferRequest["kind"],
+    atUser: TransferRequest["kind"] | undefined,
+  ): void {
     const { deal, row, user } = order;
     const amount = fen(row.amount);
     const common = { code, businessKey: key, amount, orderId: row.id as OrderId };
-    const into = (from: string, to: string): { debit: string; credit: string } => (code === "pay" ? { debit: from, credit: to } : { debit: to, credit: from });
+    const into = (from: string, to: string): { debit: string; credit: string } =>
+      code === "pay" ? { debit: from, credit: to } : { debit: to, credit: from };
     this.transfer(deal.shard, { kind: inCity, ...common, ...into("transit:user", `escrow:${deal.merchantId}`) });
     if (atUser) this.transfer(shardOf(user.id), { kind: atUser, ...common, ...into(`wallet:${user.id}`, `transit:${deal.shard.city}`) });
   }
@@ -289,7 +409,14 @@ export class World {
   }
 
   #facts(row: OrderRow["row"]): Row {
-    return { orderId: row.id, consumerId: row.consumer_id, merchantId: row.merchant_id, dealId: row.deal_id, quantity: row.quantity, amount: row.amount };
+    return {
+      orderId: row.id,
+      consumerId: row.consumer_id,
+      merchantId: row.merchant_id,
+      dealId: row.deal_id,
+      quantity: row.quantity,
+      amount: row.amount,
+    };
   }
 
   #move(deal: Deal, by: { held: number; sold: number }, cause: string): void {
@@ -364,5 +491,28 @@ export function everythingIn(world: World, shard: Shard) {
   const lonelyPayment = world.pay(lonely);
   world.fail(failed, [{ order: lonely, payment: lonelyPayment }]);
   const spare = [world.id(shard), world.id(shard), world.id(shard)] as const;
-  return { shard, deal, free, users, spare, refused, unpaid, cancelled, confirmed, payment, half, completed, trying, confirming, pending, open, opened, joining, full, first, failed, lonely };
+  return {
+    shard,
+    deal,
+    free,
+    users,
+    spare,
+    refused,
+    unpaid,
+    cancelled,
+    confirmed,
+    payment,
+    half,
+    completed,
+    trying,
+    confirming,
+    pending,
+    open,
+    opened,
+    joining,
+    full,
+    first,
+    failed,
+    lonely,
+  };
 }

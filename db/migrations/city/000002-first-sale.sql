@@ -165,7 +165,6 @@ select partition_by_slot('orders', 'with (fillfactor = 80)');
 create unique index orders_idem_key on orders (slot, consumer_id, idem_key);
 create index orders_unpaid on orders (expires_at) where state = 'PENDING_PAYMENT';
 create index orders_merchant on orders (slot, merchant_id, id);
-create index orders_deal on orders (slot, deal_id, id);
 
 -- ---------------------------------------------------------------------------------------------------------------------------
 -- Paying: the durable row of a wallet TCC (state TRYING → …) is the payment itself.

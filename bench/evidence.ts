@@ -1,0 +1,119 @@
+/** What is in the database, read straight from it by SQL: the second opinion on everything the server acknowledged. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import pg from "pg";
+import { loadKeyspaces } from "../db/keyspaces.ts";
+import { shardOf } from "../domain/ids.ts";
+
+const IDS_AT_ONCE = 10_000;
+const keyspaces = loadKeyspaces(fileURLToPath(new URL("../keyspaces.yaml", import.meta.url)));
+
+export class Evidence {
+  readonly #clients = new Map<string, Promise<pg.Client>>();
+  readonly #socketDir: string;
+
+  /** The embedded PostgreSQL of a data directory; where it listens stands in its pid file, line 5. */
+  constructor(dataDir: string) {
+    this.#socketDir = readFileSync(join(dataDir, "postgres", "postmaster.pid"), "utf8").split("\n")[4] ?? "";
+  }
+
+  async query<Row extends pg.QueryResultRow>(database: string, text: string, values: unknown[] = []): Promise<Row[]> {
+    const client = this.#clients.get(database) ?? this.#connect(database);
+    this.#clients.set(database, client);
+    return (await (await client).query<Row>(text, values)).rows;
+  }
+
+  async #connect(database: string): Promise<pg.Client> {
+    const client = new pg.Client({ host: this.#socketDir, user: "tuanbar", database });
+    // A server that went away fails the statement under way, which tells; without a listener Node would end the process as well.
+    client.on("error", () => undefined);
+    await client.connect();
+    return client;
+  }
+
+  /** The database a deal lives in. */
+  of(id: string): string {
+    const database = keyspaces.databaseOf(shardOf(id));
+    if (database === undefined) throw new Error(`no database serves the shard of ${id}`);
+    return database;
+  }
+
+  /** How many of these orders are there. */
+  orders(ids: readonly string[]): Promise<number> {
+    return this.#count(ids, "select count(*) as n from orders where id = any($1)");
+  }
+
+  /** How many of these orders have lived a whole life: confirmed, in a formed group, with a voucher for the unit. */
+  lives(ids: readonly string[]): Promise<number> {
+    return this.#count(
+      ids,
+      `select count(*) as n from orders o join groups g on g.slot = o.slot and g.id = o.group_id
+        where o.id = any($1) and o.state = 'CONFIRMED' and g.state = 'FORMED' and
+              o.quantity = (select count(*) from vouchers v where v.slot = o.slot and v.order_id = o.id and v.state = 'ISSUED')`,
+    );
+  }
+
+  /** All orders of these deals, whoever knows of them. */
+  async ordersOf(deals: readonly string[]): Promise<number> {
+    return this.#count(deals, "select count(*) as n from orders where deal_id = any($1)");
+  }
+
+  async #count(ids: readonly string[], text: string): Promise<number> {
+    let sum = 0;
+    for (const [database, some] of Map.groupBy(ids, (id) => this.of(id))) {
+      for (let at = 0; at < some.length; at += IDS_AT_ONCE) {
+        const [row] = await this.query<{ n: string }>(database, text, [some.slice(at, at + IDS_AT_ONCE)]);
+        sum += Number(row?.n ?? 0);
+      }
+    }
+    return sum;
+  }
+
+  /** Lays a deal's stock anew into so many buckets, evenly; for a comparison that needs its own number of them. Nothing may be sold yet. */
+  async spreadStock(dealId: string, buckets: number): Promise<void> {
+    const database = this.of(dealId);
+    const { slot } = shardOf(dealId);
+    await this.query(
+      database,
+      `with old as (delete from stock where slot = $1 and deal_id = $2 returning total), flows as (delete from stock_flows where slot = $1 and deal_id = $2),
+            fresh as (select b::smallint as bucket, (n.total / $3 + (b < n.total % $3)::integer)::integer as total
+                        from generate_series(0, $3 - 1) b, (select sum(total)::bigint as total from old) n),
+            laid as (insert into stock (slot, deal_id, bucket, total) select $1, $2, bucket, total from fresh)
+       insert into stock_flows (slot, deal_id, bucket, total, held, sold, cause) select $1, $2, bucket, total, 0, 0, 'created' from fresh`,
+      [slot, dealId, buckets],
+    );
+  }
+
+  /** Server settings, as the running server has them. */
+  async settings(names: readonly string[]): Promise<Record<string, string>> {
+    const rows = await this.query<{ name: string; setting: string; unit: string | null }>(
+      "postgres",
+      "select name, setting, unit from pg_settings where name = any($1) order by name",
+      [names],
+    );
+    return Object.fromEntries(rows.map(({ name, setting, unit }) => [name, unit ? `${setting} ${unit}` : setting]));
+  }
+
+  /** Bytes of log that event consumers have not taken yet, over all databases. */
+  async eventLagBytes(): Promise<number> {
+    const [row] = await this.query<{ lag: string | null }>(
+      "postgres",
+      "select max(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn))::bigint as lag from pg_replication_slots",
+    );
+    return Number(row?.lag ?? 0);
+  }
+
+  async walBytes(): Promise<bigint> {
+    const [row] = await this.query<{ at: string }>("postgres", "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint as at");
+    return BigInt(row?.at ?? 0);
+  }
+
+  async checkpoint(): Promise<void> {
+    await this.query("postgres", "checkpoint");
+  }
+
+  async close(): Promise<void> {
+    for (const client of this.#clients.values()) await (await client).end();
+  }
+}

@@ -1,0 +1,169 @@
+/** What a connection asks next, and what it makes of the answer. One plan serves all connections of a run, so that shoppers take turns. */
+
+/** What a run is to do; travels from the bench to the generator. */
+export type Plan =
+  /** One order a request: a deal drawn by Zipf's law (exponent 0: evenly), shoppers in turn. */
+  | { readonly kind: "orders"; readonly deals: readonly string[]; readonly exponent: number; readonly firstShopper: number; readonly shoppers: number }
+  /** Lives: a leader orders a group of two and pays, a friend joins and pays; the group forms and both have vouchers. */
+  | { readonly kind: "lives"; readonly deals: readonly string[]; readonly firstShopper: number; readonly shoppers: number }
+  /** Wallets of shoppers filled, once each. */
+  | { readonly kind: "topups"; readonly firstShopper: number; readonly shoppers: number; readonly amount: number };
+
+/** What a connection sends, and what is to be done with the answer. */
+export interface Step {
+  readonly request: string;
+  /** The next step of the same errand; undefined: it is over. `made` is what this answer adds to the tally. */
+  readonly then?: (status: number, body: string, tally: Tally) => Step | undefined;
+}
+
+/** What was acknowledged: exactly this must be found in the database afterwards. */
+export interface Tally {
+  readonly orders: string[];
+  /** Orders whose whole life was acknowledged. */
+  readonly lived: string[];
+}
+
+export interface Errands {
+  /** The first step of a new errand; undefined: there are no more. */
+  next(): Step | undefined;
+}
+
+const post = (path: string, authorization: string, key: string, body: string): string =>
+  `POST /api/v1${path} HTTP/1.1\r\nHost: bench\r\n${authorization}Content-Type: application/json\r\n` +
+  `Idempotency-Key: ${key}\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+
+/** Ids stand in answers as `"name":"…"`; parsing 700 bytes of JSON for one of them would be half of the generator's work. */
+function idIn(body: string, name: string): string {
+  const at = body.indexOf(`"${name}":"`);
+  if (at < 0) throw new Error(`an answer without ${name}: ${body.slice(0, 300)}`);
+  const from = at + name.length + 4;
+  return body.slice(from, body.indexOf('"', from));
+}
+
+export function errandsOf(plan: Plan, headers: readonly string[], runId: string): Errands {
+  switch (plan.kind) {
+    case "orders":
+      return new Orders(plan, headers, runId);
+    case "lives":
+      return new Lives(plan, headers, runId);
+    case "topups":
+      return new Topups(plan, headers, runId);
+  }
+}
+
+class Orders implements Errands {
+  readonly #headers: readonly string[];
+  readonly #plan: Plan & { kind: "orders" };
+  readonly #bodies: readonly string[];
+  readonly #draw: () => number;
+  readonly #runId: string;
+  #sent = 0;
+
+  constructor(plan: Plan & { kind: "orders" }, headers: readonly string[], runId: string) {
+    this.#plan = plan;
+    this.#headers = headers;
+    this.#runId = runId;
+    this.#bodies = plan.deals.map((dealId) => JSON.stringify({ dealId, quantity: 1 }));
+    this.#draw = zipf(plan.deals.length, plan.exponent);
+  }
+
+  next(): Step {
+    const n = this.#sent++;
+    const shopper = this.#headers[this.#plan.firstShopper + (n % this.#plan.shoppers)] ?? "";
+    const body = this.#bodies[this.#draw()] ?? "";
+    return { request: post("/orders", shopper, `${this.#runId}-${n}`, body), then: keepOrder };
+  }
+}
+
+function keepOrder(status: number, body: string, tally: Tally): undefined {
+  if (status === 201) tally.orders.push(idIn(body, "id"));
+}
+
+class Lives implements Errands {
+  readonly #headers: readonly string[];
+  readonly #plan: Plan & { kind: "lives" };
+  readonly #runId: string;
+  #begun = 0;
+
+  constructor(plan: Plan & { kind: "lives" }, headers: readonly string[], runId: string) {
+    this.#plan = plan;
+    this.#headers = headers;
+    this.#runId = runId;
+  }
+
+  next(): Step {
+    const n = this.#begun++;
+    const { firstShopper, shoppers, deals } = this.#plan;
+    const leader = this.#headers[firstShopper + ((2 * n) % shoppers)] ?? "";
+    const friend = this.#headers[firstShopper + ((2 * n + 1) % shoppers)] ?? "";
+    const dealId = deals[n % deals.length] ?? "";
+    const key = `${this.#runId}-${n}`;
+    const pay = (who: string, orderId: string, then: NonNullable<Step["then"]>): Step => ({
+      request: post(`/orders/${orderId}/pay`, who, `${key}-${orderId}`, '{"channel":"wallet"}'),
+      then,
+    });
+    return {
+      request: post("/orders", leader, `${key}-a`, JSON.stringify({ dealId, quantity: 1, groupSize: 2 })),
+      then: (status, body, tally) => {
+        if (status !== 201) return undefined;
+        const first = idIn(body, "id");
+        const groupId = idIn(body, "groupId");
+        tally.orders.push(first);
+        return pay(leader, first, (paid) => {
+          if (paid !== 200) return undefined;
+          return {
+            request: post("/orders", friend, `${key}-b`, JSON.stringify({ dealId, quantity: 1, groupId })),
+            then: (joined, answer, at) => {
+              if (joined !== 201) return undefined;
+              const second = idIn(answer, "id");
+              at.orders.push(second);
+              return pay(friend, second, (formed, _body, end) => {
+                if (formed === 200) end.lived.push(first, second);
+                return undefined;
+              });
+            },
+          };
+        });
+      },
+    };
+  }
+}
+
+class Topups implements Errands {
+  readonly #headers: readonly string[];
+  readonly #plan: Plan & { kind: "topups" };
+  readonly #runId: string;
+  #sent = 0;
+
+  constructor(plan: Plan & { kind: "topups" }, headers: readonly string[], runId: string) {
+    this.#plan = plan;
+    this.#headers = headers;
+    this.#runId = runId;
+  }
+
+  next(): Step | undefined {
+    const n = this.#sent++;
+    if (n >= this.#plan.shoppers) return undefined;
+    const shopper = this.#headers[this.#plan.firstShopper + n] ?? "";
+    return { request: post("/wallet/topups", shopper, `${this.#runId}-${n}`, JSON.stringify({ amount: this.#plan.amount, channel: "test" })) };
+  }
+}
+
+/** Draws ranks 0 … n-1 with weight 1/(rank+1)^exponent. A table of 65,536 draws made once: a draw is then one random number and one look-up. */
+export function zipf(n: number, exponent: number, random: () => number = Math.random): () => number {
+  if (n === 1) return () => 0;
+  const DRAWS = 65_536;
+  const weights = Array.from({ length: n }, (_, rank) => 1 / (rank + 1) ** exponent);
+  const whole = weights.reduce((a, b) => a + b, 0);
+  const table = new Uint16Array(DRAWS);
+  let at = 0;
+  let reached = 0;
+  for (const [rank, weight] of weights.entries()) {
+    reached += (weight / whole) * DRAWS;
+    // Every rank has its place, however rare it is.
+    const until = rank === n - 1 ? DRAWS : Math.min(DRAWS - (n - 1 - rank), Math.max(at + 1, Math.round(reached)));
+    table.fill(rank, at, until);
+    at = until;
+  }
+  return () => table[Math.floor(random() * DRAWS)] ?? 0;
+}

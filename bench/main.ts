@@ -1,0 +1,54 @@
+/** `npm run bench [-- orders] [options]`: measures, prints a table, writes `bench/results/latest.{md,json}`; exit 1 when something is not right. */
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { benchOrders } from "./orders.ts";
+import { markdown, write } from "./report.ts";
+
+const USAGE = `usage: npm run bench [-- orders] [--rounds n] [--seconds n] [--warm n] [--soak minutes] [--keep]
+  --rounds   how often drain, variants and limit are measured in turns (3)
+  --seconds  length of each measured window (5), --warm of the warm-up before it (3)
+  --soak     minutes of load at the end, for flat memory (0: none)
+  --keep     keep the data directory`;
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+function options(): { rounds: number; seconds: number; warm: number; soak: number; keep: boolean } {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      rounds: { type: "string", default: "3" },
+      seconds: { type: "string", default: "5" },
+      warm: { type: "string", default: "3" },
+      soak: { type: "string", default: "0" },
+      keep: { type: "boolean", default: false },
+    },
+  });
+  const number = (name: "rounds" | "seconds" | "warm" | "soak", from: number): number => {
+    const value = Number(values[name]);
+    if (!(value >= from)) throw new TypeError(`--${name} is a number from ${from}`);
+    return value;
+  };
+  for (const name of positionals) if (name !== "orders") throw new TypeError(`there is no benchmark ${name}`);
+  return { rounds: number("rounds", 1), seconds: number("seconds", 1), warm: number("warm", 0), soak: number("soak", 0), keep: values.keep };
+}
+
+async function main(): Promise<number> {
+  const { rounds, seconds, warm, soak, keep } = options();
+  const startedMs = performance.now();
+  const say = (line: string): void => void process.stderr.write(`${((performance.now() - startedMs) / 1_000).toFixed(0).padStart(4)} s  ${line}\n`);
+  const result = await benchOrders(root, { rounds, seconds, warmSeconds: warm, soakMinutes: soak, keep, say });
+  const directory = join(root, "bench", "results");
+  write(directory, result);
+  process.stdout.write(`\n${markdown(result)}\nWritten to ${join(directory, "latest.md")} and latest.json.\n`);
+  return result.faults.length === 0 ? 0 : 1;
+}
+
+main().then(
+  (code) => process.exit(code),
+  (error: unknown) => {
+    const usage = error instanceof TypeError;
+    process.stderr.write(usage ? `${error.message}\n${USAGE}\n` : `${error instanceof Error ? error.stack : String(error)}\n`);
+    process.exit(1);
+  },
+);

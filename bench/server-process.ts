@@ -1,0 +1,115 @@
+/** A server under test: started on a data directory of the bench's own, asked until it is ready, and stopped. */
+import { spawn, type ChildProcess } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { openSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { postmasterOf, type Watched } from "./processes.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+export interface Place {
+  readonly dataDir: string;
+  readonly jwtSecret: string;
+  readonly adminPassword: string;
+}
+
+export const newPlace = (dataDir: string): Place => ({
+  dataDir,
+  jwtSecret: randomBytes(32).toString("base64url"),
+  adminPassword: randomBytes(12).toString("base64url"),
+});
+
+const READY_MS_MAX = 120_000;
+const POLL_MS = 5;
+const STOP_MS_MAX = 60_000;
+
+export class ServerProcess {
+  readonly port: number;
+  readonly readySeconds: number;
+  readonly #child: ChildProcess;
+
+  private constructor(child: ChildProcess, port: number, readySeconds: number) {
+    this.#child = child;
+    this.port = port;
+    this.readySeconds = readySeconds;
+  }
+
+  /** `script` and its arguments, below the repository; resolves when `/readyz` says 200. */
+  static async start(script: readonly string[], place: Place, environment: Readonly<Record<string, string>> = {}): Promise<ServerProcess> {
+    const port = await freePort();
+    const log = openSync(join(place.dataDir, "server.log"), "a");
+    const startedMs = performance.now();
+    const child = spawn(process.execPath, script, {
+      cwd: root,
+      stdio: ["ignore", log, log],
+      env: {
+        ...process.env,
+        DATA_DIR: place.dataDir,
+        PORT: String(port),
+        HOST: "127.0.0.1",
+        RATE_LIMITS: "off",
+        LOG_LEVEL: "warn",
+        JWT_SECRET: place.jwtSecret,
+        ADMIN_PASSWORD: place.adminPassword,
+        // A measurement of whatever directory `npm run bench` was called in is not wanted.
+        KEYSPACES: "",
+        ...environment,
+      },
+    });
+    const ended = Promise.withResolvers<never>();
+    ended.promise.catch(() => undefined);
+    child.once("exit", (code, signal) => ended.reject(new Error(`${script.join(" ")} ended (${signal ?? code}); see ${join(place.dataDir, "server.log")}`)));
+    await Promise.race([ready(port, startedMs), ended.promise]);
+    return new ServerProcess(child, port, (performance.now() - startedMs) / 1_000);
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  watched(generator: number): Watched {
+    return { server: this.pid, generator, postmaster: postmasterOf(this.pid) };
+  }
+
+  async stop(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const ended = new Promise((resolve) => this.#child.once("exit", resolve));
+    this.#child.kill("SIGTERM");
+    const given = new AbortController();
+    const late = sleep(STOP_MS_MAX, true, { signal: given.signal }).catch(() => false);
+    if ((await Promise.race([ended.then(() => false), late])) === true) {
+      this.#child.kill("SIGKILL");
+      throw new Error("the server did not stop");
+    }
+    given.abort();
+  }
+}
+
+async function ready(port: number, startedMs: number): Promise<void> {
+  for (;;) {
+    const status = await fetch(`http://127.0.0.1:${port}/readyz`).then(
+      async (answer) => {
+        await answer.arrayBuffer();
+        return answer.status;
+      },
+      () => 0, // nobody listens yet
+    );
+    if (status === 200) return;
+    if (performance.now() - startedMs > READY_MS_MAX) throw new Error("the server is not ready after two minutes");
+    await sleep(POLL_MS);
+  }
+}
+
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once("error", reject);
+    probe.listen(0, "127.0.0.1", () => {
+      const { port } = probe.address() as AddressInfo;
+      probe.close(() => resolve(port));
+    });
+  });
+}

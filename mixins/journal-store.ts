@@ -1,0 +1,151 @@
+/** SQL of the journal: replication slots, marks, the events table as a reader sees it, parked events, the inbox. */
+import type { Queryable, Statement } from "../db/database.ts";
+import type { EventRow } from "../db/replication.ts";
+import { type StoredEvent, storedEvent } from "./stored-event.ts";
+
+/** The server's names for replication slots are cluster-wide, and short of characters. */
+const IDENTITY: Statement = {
+  name: "journal/identity",
+  text: `
+    select 'tuanbar_events_' || left(regexp_replace(lower(name), '[^a-z0-9_]', '_', 'g'), 32)
+           || case when name ~ '^[a-z0-9_]{1,32}$' then '' else '_' || left(md5(name), 8) end as slot_name
+      from (select current_database()::text) as d(name)`,
+};
+export async function replicationSlotName(tx: Queryable): Promise<string> {
+  const [row] = await tx.query<{ slot_name: string }>(IDENTITY);
+  return row?.slot_name ?? "";
+}
+
+const LOOK: Statement = { name: "journal/look", text: `select wal_status, active from pg_replication_slots where slot_name = $1 and database = current_database()` };
+/** `lost`: the server has thrown away log that was not read yet; such a slot is good for nothing but dropping. */
+export async function lookAtReplicationSlot(tx: Queryable, name: string): Promise<"missing" | "lost" | "busy" | "free"> {
+  const [row] = await tx.query<{ wal_status: string | null; active: boolean }>(LOOK, [name]);
+  if (!row) return "missing";
+  if (row.wal_status === "lost") return "lost";
+  return row.active ? "busy" : "free";
+}
+
+const DROP: Statement = { name: "journal/drop-slot", text: `select pg_drop_replication_slot($1)` };
+export const dropReplicationSlot = (tx: Queryable, name: string): Promise<object[]> => tx.query(DROP, [name]);
+
+const CREATE: Statement = { name: "journal/create-slot", text: `select pg_create_logical_replication_slot($1, 'pgoutput')` };
+export const createReplicationSlot = (tx: Queryable, name: string): Promise<object[]> => tx.query(CREATE, [name]);
+
+const DISTRUST: Statement = { name: "journal/distrust", text: `update relay_marks set replayed = false where replayed` };
+/** From now on every consumer reads the table before the log. Written before a new replication slot is made, so that a crash between cannot hide the gap. */
+export const distrustMarks = (tx: Queryable): Promise<object[]> => tx.query(DISTRUST);
+
+export interface Mark {
+  readonly consumer: string;
+  readonly slot: number;
+  readonly eventId: string;
+  readonly replayed: boolean;
+}
+
+const MEET: Statement = {
+  name: "journal/meet",
+  text: `insert into relay_marks (consumer, slot, event_id, replayed, epoch) select c, s, 0, false, 0 from unnest($1::text[]) c, unnest($2::smallint[]) s on conflict do nothing`,
+};
+const TAKE: Statement = {
+  name: "journal/take",
+  text: `
+    update relay_marks set epoch = (select max(epoch) + 1 from relay_marks), replayed = replayed and consumer = any($1)
+    returning consumer, slot, event_id, replayed, epoch`,
+};
+/**
+ * A relay takes over. A consumer that is new begins at the first event there is; one that is not here will have missed what passes now, so it
+ * will read the table when it is back.
+ */
+export async function takeMarks(tx: Queryable, consumers: readonly string[], slots: readonly number[]): Promise<{ epoch: number; marks: Mark[] }> {
+  await tx.query(MEET, [consumers, slots]);
+  const rows = await tx.query<{ consumer: string; slot: number; event_id: string; replayed: boolean; epoch: number }>(TAKE, [consumers]);
+  const marks = rows.map((row): Mark => ({ consumer: row.consumer, slot: row.slot, eventId: row.event_id, replayed: row.replayed }));
+  return { epoch: rows[0]?.epoch ?? 0, marks: marks.filter((mark) => consumers.includes(mark.consumer)) };
+}
+
+const SAVE: Statement = {
+  name: "journal/save",
+  text: `
+    update relay_marks m set event_id = v.event_id, replayed = v.replayed
+      from unnest($2::text[], $3::smallint[], $4::bigint[], $5::boolean[]) as v(consumer, slot, event_id, replayed)
+     where m.consumer = v.consumer and m.slot = v.slot and m.epoch = $1`,
+};
+export async function saveMarks(tx: Queryable, epoch: number, marks: readonly Mark[]): Promise<void> {
+  await tx.query(SAVE, [epoch, marks.map((m) => m.consumer), marks.map((m) => m.slot), marks.map((m) => m.eventId), marks.map((m) => m.replayed)]);
+}
+
+/**
+ * Ids are given when a row is written, not when it is committed, so an event that was never delivered may have a smaller id than a mark. A
+ * transaction of ours ends within seconds (limits of statement, lock and idleness); a minute before the mark nothing can be open any more.
+ */
+const BACK = "60 seconds";
+const REPLAY_FROM: Statement = {
+  name: "journal/replay-from",
+  text: `
+    select k.slot, coalesce((
+             select e.id from events e
+              where e.slot = k.slot and e.id <= k.mark and e.at < (select m.at - interval '${BACK}' from events m where m.slot = k.slot and m.id = k.mark)
+              order by e.id desc limit 1), 0) as after
+      from unnest($1::smallint[], $2::bigint[]) as k(slot, mark)`,
+};
+/** The id after which reading the table misses nothing, for each slot's mark. A mark whose event is gone gives 0: everything. */
+export async function replayFrom(tx: Queryable, marks: ReadonlyMap<number, string>): Promise<Map<number, string>> {
+  const rows = await tx.query<{ slot: number; after: string }>(REPLAY_FROM, [[...marks.keys()], [...marks.values()]]);
+  return new Map(rows.map((row) => [row.slot, row.after]));
+}
+
+const PAGE: Statement = {
+  name: "journal/page",
+  text: `
+    select e.* from unnest($1::smallint[], $2::bigint[]) as k(slot, after)
+     cross join lateral (
+           select slot, id, type, subject, actor, request_id, idem_key, data::text as data, at::text as at
+             from events where slot = k.slot and id > k.after order by id limit $3) e`,
+};
+/** The next events of each slot after an id, at most `limit` a slot, ascending within it. */
+export async function pageOfEvents(tx: Queryable, city: number, after: ReadonlyMap<number, string>, limit: number): Promise<StoredEvent[]> {
+  const rows = await tx.query<EventRow>(PAGE, [[...after.keys()], [...after.values()], limit]);
+  return rows.map((row) => storedEvent(city, row));
+}
+
+const PARK: Statement = {
+  name: "journal/park",
+  text: `
+    insert into parked_events (consumer, source, event_id, event, error, attempts) values ($1, $2, $3, $4, $5, $6)
+        on conflict (consumer, source, event_id) do update set error = excluded.error, attempts = excluded.attempts, at = now()`,
+};
+/** Parking must not fail: PostgreSQL's texts hold no NUL, and a stack of a whole page tells enough. */
+export async function parkEvent(tx: Queryable, consumer: string, event: StoredEvent, error: string, attempts: number): Promise<void> {
+  const { type, subject, actor, requestId, idemKey, data, at } = event;
+  const told = error.replaceAll("\0", "").slice(0, 4_000);
+  await tx.query(PARK, [consumer, event.source, event.id, JSON.stringify({ type, subject, actor, requestId, idemKey, data, at }), told, attempts]);
+}
+
+const HEALTH: Statement = {
+  name: "journal/health",
+  text: `
+    select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::float8 as lag_bytes, (select count(*)::integer from parked_events) as parked
+      from (select 1) as one left join pg_replication_slots s on s.slot_name = $1`,
+};
+/** How many bytes of log the server keeps for the relay, and how many events lie parked. */
+export async function journalHealth(tx: Queryable, name: string): Promise<{ lagBytes: number; parked: number }> {
+  const [row] = await tx.query<{ lag_bytes: number; parked: number }>(HEALTH, [name]);
+  return { lagBytes: row?.lag_bytes ?? 0, parked: row?.parked ?? 0 };
+}
+
+const ONCE: Statement = {
+  name: "journal/once",
+  text: `
+    insert into inbox (consumer, source, event_id) select $1, source, event_id from unnest($2::text[], $3::bigint[]) as e(source, event_id)
+        on conflict do nothing returning source, event_id`,
+};
+/**
+ * The inbox, for effects that have no natural key of their own: marks the events as seen by the consumer and returns those it had not seen
+ * before. `tx` is the transaction of the effect, so that both happen or neither.
+ */
+export async function once<E extends StoredEvent>(tx: Queryable, consumer: string, events: readonly E[]): Promise<E[]> {
+  const rows = await tx.query<{ source: string; event_id: string }>(ONCE, [consumer, events.map((event) => event.source), events.map((event) => event.id)]);
+  const fresh = new Set(rows.map((row) => `${row.source} ${row.event_id}`));
+  // A batch may hold an event twice; its first is the one that counts.
+  return events.filter((event) => fresh.delete(`${event.source} ${event.id}`));
+}

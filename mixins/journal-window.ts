@@ -1,0 +1,83 @@
+/**
+ * What a relay has read and not every event consumer has handled yet: a sliding window with a position per reader. Bounded by the relay, which
+ * stops reading its socket when the window is full. Also knows up to where the log may be confirmed.
+ */
+import type { StoredEvent } from "./stored-event.ts";
+
+/** Done rows are cut off in chunks: `splice` at the front moves the rest. */
+const CUT_MIN = 1_024;
+
+/** A reader's place: the number of the next event it has not handled; undefined while it reads the table and holds nothing back. */
+export interface Reader {
+  position: number | undefined;
+}
+
+export class Window {
+  readonly #readers: readonly Reader[];
+  #events: StoredEvent[] = [];
+  /** The number of the first event kept. */
+  #start = 0;
+  /** Ends of transactions not confirmed yet: the position in the log, and the number of the event behind the transaction's last. */
+  #commits: { readonly log: bigint; readonly before: number }[] = [];
+  /** Events of the transaction whose end has not come. */
+  #open = false;
+  /** The server has nothing for us before this. */
+  #idle = 0n;
+  #confirmable = 0n;
+
+  constructor(readers: readonly Reader[]) {
+    this.#readers = readers;
+  }
+
+  get start(): number {
+    return this.#start;
+  }
+  get end(): number {
+    return this.#start + this.#events.length;
+  }
+  /** Events that some reader has not handled. */
+  get waiting(): number {
+    return this.end - this.#slowest();
+  }
+
+  push(event: StoredEvent): void {
+    this.#events.push(event);
+    this.#open = true;
+  }
+
+  commit(log: bigint): void {
+    this.#open = false;
+    this.#commits.push({ log, before: this.end });
+  }
+
+  idle(log: bigint): void {
+    this.#idle = log;
+  }
+
+  at(position: number): StoredEvent | undefined {
+    return this.#events[position - this.#start];
+  }
+
+  /** The position in the log before which every reader has handled everything. Lets go of what nobody needs any more. */
+  settle(): bigint {
+    const slowest = this.#slowest();
+    const done = this.#commits.findIndex((commit) => commit.before > slowest);
+    const settled = this.#commits.splice(0, done === -1 ? this.#commits.length : done);
+    const last = settled.at(-1);
+    if (last && last.log > this.#confirmable) this.#confirmable = last.log;
+    // With nothing under way the log before the server's own position holds nothing for us, whoever wrote it.
+    if (this.#commits.length === 0 && !this.#open && this.#idle > this.#confirmable) this.#confirmable = this.#idle;
+    if (slowest === this.end) {
+      this.#events = [];
+      this.#start = slowest;
+    } else if (slowest - this.#start >= CUT_MIN) {
+      this.#events.splice(0, slowest - this.#start);
+      this.#start = slowest;
+    }
+    return this.#confirmable;
+  }
+
+  #slowest(): number {
+    return this.#readers.reduce((slowest, { position }) => Math.min(slowest, position ?? slowest), this.end);
+  }
+}

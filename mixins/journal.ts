@@ -1,0 +1,65 @@
+/**
+ * The journal: what happened, told to whoever must act on it. Services subscribe when they are created; the journal service runs one relay
+ * per database (`journal-relay.ts`), which hands every event to every event consumer at least once and in order per shard.
+ *
+ *   journalOf(this.broker).subscribe({ name: "notify", types: ["order.moved"], handle: (batch) => tell(platform, batch) });
+ *
+ * A consumer's effect and its mark are one transaction: a natural key with `on conflict do nothing`, or `once` where there is none.
+ * All event consumers of the platform live in the process of the journal service. One that is not there misses nothing: it reads the table when it is back.
+ */
+import type { Logger, ServiceBroker } from "moleculer";
+import type { EventType } from "../domain/events.ts";
+import { invariant } from "../domain/invariant.ts";
+import type { Database } from "../db/database.ts";
+import { Relay } from "./journal-relay.ts";
+import type { EventConsumer } from "./journal-lane.ts";
+import type { Metrics } from "./metrics.ts";
+
+export { once } from "./journal-store.ts";
+export type { EventConsumer } from "./journal-lane.ts";
+export type { StoredEvent } from "./stored-event.ts";
+
+export class Journal {
+  readonly #consumers: EventConsumer[] = [];
+  #relays: readonly Relay[] | undefined;
+
+  /** Before the relays start: they remember who was there. */
+  subscribe<T extends EventType>(consumer: EventConsumer<T>): void {
+    invariant(this.#relays === undefined, `${consumer.name} subscribes before the relays start`);
+    invariant(!this.#consumers.some(({ name }) => name === consumer.name), `${consumer.name} is one event consumer`);
+    // Lanes give a consumer the types it named and no others.
+    this.#consumers.push(consumer as unknown as EventConsumer);
+  }
+
+  get relays(): readonly Relay[] {
+    return this.#relays ?? [];
+  }
+
+  /** Returns at once. Without consumers nothing is read: nobody could say that it was handled. */
+  start(databases: Iterable<Database>, metrics: Metrics, logger: Logger): void {
+    const consumers = [...this.#consumers];
+    this.#relays = consumers.length === 0 ? [] : [...databases].map((database) => new Relay(database, consumers, logger, laneWatch(metrics, logger)));
+    for (const relay of this.#relays) relay.start();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.relays.map((relay) => relay.stop()));
+  }
+}
+
+const laneWatch = (metrics: Metrics, logger: Logger): ConstructorParameters<typeof Relay>[3] => ({
+  handled: (consumer, events) => metrics.events.inc({ consumer, outcome: "handled" }, events),
+  failed: (consumer, error, events) => logger.warn(`event consumer ${consumer}: ${events} events failed`, error),
+  parked(consumer, event, error) {
+    metrics.events.inc({ consumer, outcome: "parked" });
+    logger.error(`alarm: event ${event.type} ${event.id} of shard ${event.source} is parked for ${consumer}`, error);
+  },
+});
+
+const journals = new WeakMap<ServiceBroker, Journal>();
+
+export function journalOf(broker: ServiceBroker): Journal {
+  const made = journals.get(broker) ?? new Journal();
+  journals.set(broker, made);
+  return made;
+}

@@ -1,0 +1,188 @@
+/**
+ * The books of one shard, inside a drain: lock, let `domain/ledger.ts` decide, write. The head of the slot's hash chain is locked first, so all
+ * bookings of a shard come one after the other and what is read behind it stays true until the commit; accounts are locked too, sorted,
+ * because a lock costs two microseconds and a lost update costs money. Every batch takes two round trips, however many transfers it has.
+ */
+import type { Queryable, Statement } from "../db/database.ts";
+import type { TransferId } from "../domain/ids.ts";
+import { invariant } from "../domain/invariant.ts";
+import {
+  EMPTY,
+  isFloored,
+  postTransfers,
+  type Balance,
+  type ChainHead,
+  type Posting,
+  type RecordedTransfer,
+  type TransferOutcome,
+  type TransferRequest,
+} from "../domain/ledger.ts";
+import type { Work } from "./drain.ts";
+
+const LOCK_HEAD: Statement = {
+  name: "ledger/lock-head",
+  text: `select seq, encode(hash, 'hex') as hash from chain_heads where slot = $1 for update`,
+};
+const LOCK_ACCOUNTS: Statement = {
+  name: "ledger/lock-accounts",
+  text: `
+    select account, debits_pending, debits_posted, credits_pending, credits_posted
+      from accounts where slot = $1 and account = any($2::text[]) order by account for update`,
+};
+const OPEN_ACCOUNTS: Statement = {
+  name: "ledger/open-accounts",
+  text: `
+    insert into accounts (slot, account, floored)
+    select $1, account, floored from unnest($2::text[], $3::boolean[]) as a(account, floored) on conflict do nothing`,
+};
+const FIND: Statement = {
+  name: "ledger/find-transfers",
+  text: `
+    select t.id, t.code, t.business_key, t.state, t.debit_account, t.credit_account, t.amount
+      from unnest($2::text[], $3::text[]) as k(code, business_key)
+     cross join lateral (select * from transfers where slot = $1 and code = k.code and business_key = k.business_key offset 0) t`,
+};
+const INSERT: Statement = {
+  name: "ledger/insert-transfers",
+  text: `
+    insert into transfers (slot, id, seq, debit_account, credit_account, amount, code, state, business_key, pending_id, order_id, at, prev_hash, hash)
+    select $1, id, seq, debit, credit, amount, code, state, business_key, pending_id, order_id, $2, decode(prev_hash, 'hex'), decode(hash, 'hex')
+      from json_to_recordset($3::json) as t(id bigint, seq bigint, debit text, credit text, amount bigint, code text, state text,
+        business_key text, pending_id bigint, order_id bigint, prev_hash text, hash text)`,
+};
+const CHANGE_ACCOUNTS: Statement = {
+  name: "ledger/change-accounts",
+  text: `
+    update accounts a
+       set debits_pending = a.debits_pending + c.debits_pending, debits_posted = a.debits_posted + c.debits_posted,
+           credits_pending = a.credits_pending + c.credits_pending, credits_posted = a.credits_posted + c.credits_posted
+      from (select c.*, r.row
+              from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+                   as c(account, debits_pending, debits_posted, credits_pending, credits_posted)
+             cross join lateral (select ctid as row from accounts where slot = $1 and account = c.account offset 0) r) c
+     where a.slot = $1 and a.ctid = c.row returning a.account`,
+};
+const MOVE_HEAD: Statement = {
+  name: "ledger/move-head",
+  text: `update chain_heads set seq = $2, hash = decode($3, 'hex') where slot = $1 and seq = $4 returning seq`,
+};
+
+interface AccountRow {
+  account: string;
+  debits_pending: string;
+  debits_posted: string;
+  credits_pending: string;
+  credits_posted: string;
+}
+interface TransferKeyRow {
+  id: TransferId;
+  code: string;
+  business_key: string;
+  state: RecordedTransfer["state"];
+  debit_account: string;
+  credit_account: string;
+  amount: string;
+}
+
+/** Books transfers in the order given and answers each. The first statements go out before this returns, so it can stand in a pipeline. */
+export async function bookTransfers(work: Work, requests: readonly TransferRequest[]): Promise<readonly TransferOutcome[]> {
+  if (requests.length === 0) return [];
+  const accounts = [...new Set(requests.flatMap(({ debit, credit }) => [debit, credit]))].sort();
+  const keys = [...new Map(requests.map((request) => [`${request.code} ${request.businessKey}`, request])).values()];
+  const [head, locked, recorded, ids] = await Promise.all([
+    lockHead(work),
+    lockAccounts(work, accounts),
+    findTransfers(work, keys),
+    work.mint(requests.length) as Promise<TransferId[]>,
+  ]);
+  const balances = locked.size === accounts.length ? locked : await openAccounts(work, accounts, locked);
+  const posting = postTransfers({ slot: work.shard.slot, at: work.now, head, balances, recorded, ids }, requests);
+  if (posting.rows.length > 0) await write(work, head, posting);
+  return posting.outcomes;
+}
+
+async function lockHead(work: Work): Promise<ChainHead> {
+  const [row] = await work.query<{ seq: string; hash: string }>(LOCK_HEAD, [work.shard.slot]);
+  invariant(row !== undefined, "every slot has a chain");
+  return { seq: BigInt(row.seq), hash: row.hash };
+}
+
+async function lockAccounts(work: Work, accounts: readonly string[]): Promise<Map<string, Balance>> {
+  const rows = await work.query<AccountRow>(LOCK_ACCOUNTS, [work.shard.slot, accounts]);
+  return new Map(rows.map((row) => [row.account, balanceOf(row)]));
+}
+
+/** First use of an account. The rows are new, or another node's made a moment ago: locking them tells. */
+async function openAccounts(work: Work, accounts: readonly string[], locked: ReadonlyMap<string, Balance>): Promise<Map<string, Balance>> {
+  const missing = accounts.filter((account) => !locked.has(account));
+  const [, made] = await Promise.all([
+    work.query(OPEN_ACCOUNTS, [work.shard.slot, missing, missing.map(isFloored)]),
+    lockAccounts(work, missing),
+  ]);
+  return new Map([...locked, ...made]);
+}
+
+async function findTransfers(work: Work, keys: readonly TransferRequest[]): Promise<RecordedTransfer[]> {
+  const rows = await work.query<TransferKeyRow>(FIND, [work.shard.slot, keys.map((key) => key.code), keys.map((key) => key.businessKey)]);
+  return rows.map((row) => ({
+    id: row.id,
+    code: row.code,
+    businessKey: row.business_key,
+    state: row.state,
+    debit: row.debit_account,
+    credit: row.credit_account,
+    amount: BigInt(row.amount),
+  }));
+}
+
+async function write(work: Work, before: ChainHead, { rows, changes, head }: Posting): Promise<void> {
+  const slot = work.shard.slot;
+  const touched = [...changes].sort(([a], [b]) => (a < b ? -1 : 1));
+  const transfers = rows.map((row) => ({
+    id: row.id,
+    seq: String(row.seq),
+    debit: row.debit,
+    credit: row.credit,
+    amount: String(row.amount),
+    code: row.code,
+    state: row.state,
+    business_key: row.businessKey,
+    pending_id: row.pendingId ?? null,
+    order_id: row.orderId ?? null,
+    prev_hash: row.prevHash,
+    hash: row.hash,
+  }));
+  const column = (of: (balance: Balance) => bigint): string[] => touched.map(([, change]) => String(of(change)));
+  const [, changed, moved] = await Promise.all([
+    work.query(INSERT, [slot, work.now, JSON.stringify(transfers)]),
+    work.query(CHANGE_ACCOUNTS, [
+      slot,
+      touched.map(([account]) => account),
+      column((change) => change.debitsPending),
+      column((change) => change.debitsPosted),
+      column((change) => change.creditsPending),
+      column((change) => change.creditsPosted),
+    ]),
+    work.query(MOVE_HEAD, [slot, String(head.seq), head.hash, String(before.seq)]),
+  ]);
+  invariant(changed.length === touched.length, "every account that was locked is written");
+  invariant(moved.length === 1, "the head that was locked is the head that moves");
+}
+
+const balanceOf = (row: AccountRow): Balance => ({
+  debitsPending: BigInt(row.debits_pending),
+  debitsPosted: BigInt(row.debits_posted),
+  creditsPending: BigInt(row.credits_pending),
+  creditsPosted: BigInt(row.credits_posted),
+});
+
+const READ: Statement = {
+  name: "ledger/read-account",
+  text: `select account, debits_pending, debits_posted, credits_pending, credits_posted from accounts where slot = $1 and account = $2`,
+};
+
+/** What an account holds now; one that nobody has used yet holds nothing. Outside a drain: for showing. */
+export async function readAccount(db: Queryable, slot: number, account: string): Promise<Balance> {
+  const [row] = await db.query<AccountRow>(READ, [slot, account]);
+  return row ? balanceOf(row) : EMPTY;
+}

@@ -1,0 +1,48 @@
+/**
+ * Routes that are not one call and one JSON answer: a stream of events stays open for hours. Such a route is described beside the contracts of
+ * its service (so that the gateway can list and document it) and its service says, when it is created, who serves it on this node; the gateway
+ * authenticates, checks the audience, counts it against the limits, and hands the socket over.
+ */
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { ServiceBroker } from "moleculer";
+import { invariant } from "../domain/invariant.ts";
+import type { ErrorCode } from "../domain/errors.ts";
+import type { Audience, Caller, Rest } from "./contract.ts";
+
+export interface RawRoute {
+  readonly name: string;
+  readonly summary: string;
+  /** What it answers with, such as `text/event-stream`. */
+  readonly mediaType: string;
+  readonly errors: readonly ErrorCode[];
+  readonly rest: Pick<Rest, "path" | "root" | "tag"> & { readonly method: "GET"; readonly who: Audience; readonly status: 200 };
+}
+
+/** `rawRoute("notify.stream", { summary, mediaType, rest: { method: "GET", path: "/events/stream", who: "user", status: 200, tag } })`. */
+export const rawRoute = (name: string, route: Omit<RawRoute, "name" | "errors"> & Partial<Pick<RawRoute, "errors">>): RawRoute => ({
+  name,
+  errors: [],
+  ...route,
+});
+
+export interface RawRequest {
+  /** Present unless the route is for anyone. */
+  readonly caller: Caller | undefined;
+  readonly requestId: string;
+  readonly req: IncomingMessage;
+  /** Nothing is sent yet but `X-Request-Id` and the security headers are set. The gateway ends it when the node stops. */
+  readonly res: ServerResponse;
+}
+export type RawHandler = (request: RawRequest) => void | Promise<void>;
+
+const handlers = new WeakMap<ServiceBroker, Map<string, RawHandler>>();
+
+/** A service serves a raw route on this node; called in its `created`. */
+export function serveRaw(broker: ServiceBroker, route: RawRoute, handler: RawHandler): void {
+  const served = handlers.get(broker) ?? new Map<string, RawHandler>();
+  invariant(!served.has(route.name), `${route.name} is served by one handler`);
+  handlers.set(broker, served.set(route.name, handler));
+}
+
+/** Undefined where no service of this node serves it. */
+export const rawHandlerOf = (broker: ServiceBroker, route: RawRoute): RawHandler | undefined => handlers.get(broker)?.get(route.name);

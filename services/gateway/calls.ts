@@ -1,0 +1,107 @@
+/** A contract over HTTP: who asks → may they → how often → what exactly → call → answer. */
+import type { ServiceBroker } from "moleculer";
+import { COMMON_ERRORS } from "../../domain/common-errors.ts";
+import { raise } from "../../domain/error.ts";
+import { call, type Audience, type Caller, type CallMeta, type Via } from "../../mixins/contract.ts";
+import { rawHandlerOf, type RawRoute } from "../../mixins/raw-routes.ts";
+import { addressOf, type Callers, checkAudience } from "./callers.ts";
+import type { Exchange } from "./exchange.ts";
+import { announcesBody, Form, invalid, parseBody, readBody } from "./form.ts";
+import { addressKey, isWrongGuess, type Limits } from "./limits.ts";
+import { fullPath, type RestContract } from "./routes.ts";
+
+/** Serves one exchange; a throw is answered as a problem. */
+export type Serve = (exchange: Exchange) => void | Promise<void>;
+
+export interface Door {
+  readonly broker: ServiceBroker;
+  readonly callers: Callers;
+  /** Undefined: no limits, for load tests. */
+  readonly limits: Limits | undefined;
+  readonly trustProxy: boolean;
+}
+
+const IDEMPOTENCY_KEY = /^[\x20-\x7e]{1,128}$/;
+const NO_BODY = { fields: {}, escaped: false } as const;
+
+export function serveContract(door: Door, contract: RestContract): Serve {
+  const { rest } = contract;
+  const form = new Form(contract, rest.method, fullPath(rest));
+  const isAuth = rest.path.startsWith("/auth/");
+  const isGuess = contract.errors.includes("VOUCHER_NOT_FOUND");
+  const via = door.broker as unknown as Via;
+
+  return async (exchange) => {
+    // Awaited only where there is something to wait for: a turn of the microtask queue per step is felt at 20,000 refusals a second.
+    if (door.limits !== undefined) await limitAddress(door, door.limits, isAuth, exchange);
+    const caller = knownCaller(door, exchange) ?? (await verifiedCaller(door, exchange));
+    checkAudience(rest.who, caller);
+    if (door.limits !== undefined && caller !== undefined) await door.limits.take("user", caller.userId, exchange);
+    const idempotencyKey = rest.method === "POST" ? keyOf(exchange, rest.key === "required") : undefined;
+    const body = rest.method === "POST" && announcesBody(exchange.req) ? parseBody(await readBody(exchange.req)) : NO_BODY;
+    const params = form.read({ path: exchange.pathValues, query: exchange.query, body: body.fields, escaped: body.escaped });
+    const meta: CallMeta = {
+      requestId: exchange.requestId,
+      ...(caller === undefined ? undefined : { caller }),
+      ...(idempotencyKey === undefined ? undefined : { idempotencyKey, bodyHash: form.hash(params) }),
+    };
+    const guesses = isGuess && door.limits !== undefined && caller !== undefined ? { limits: door.limits, key: caller.userId } : undefined;
+    if (guesses) await guesses.limits.mayTry("voucherGuess", guesses.key, exchange);
+    try {
+      answer(exchange, rest.status, await call(via, contract, params as never, { meta }));
+    } catch (error) {
+      if (guesses && isWrongGuess(error)) await guesses.limits.countFailure("voucherGuess", guesses.key);
+      throw error;
+    }
+  };
+}
+
+export function serveRawRoute(door: Door, route: RawRoute, track: (exchange: Exchange) => void): Serve {
+  return async (exchange) => {
+    const { method = "" } = exchange.req;
+    if (method !== route.rest.method) raise(COMMON_ERRORS, "METHOD_NOT_ALLOWED", { method, allow: [route.rest.method] });
+    if (door.limits !== undefined) await limitAddress(door, door.limits, false, exchange);
+    const caller = await verifiedCaller(door, exchange);
+    checkAudience(route.rest.who satisfies Audience, caller);
+    if (door.limits !== undefined && caller !== undefined) await door.limits.take("user", caller.userId, exchange);
+    const handler = rawHandlerOf(door.broker, route);
+    if (handler === undefined) return raise(COMMON_ERRORS, "UNAVAILABLE", { what: "the service", retryAfterSeconds: 2 });
+    track(exchange);
+    await handler({ caller, requestId: exchange.requestId, req: exchange.req, res: exchange.open() });
+  };
+}
+
+async function limitAddress(door: Door, limits: Limits, isAuth: boolean, exchange: Exchange): Promise<void> {
+  const key = addressKey(addressOf(exchange.req, door.trustProxy));
+  await limits.take("address", key, exchange);
+  if (isAuth) await limits.take("auth", key, exchange);
+}
+
+function knownCaller(door: Door, exchange: Exchange): Caller | undefined {
+  const { authorization } = exchange.req.headers;
+  return authorization === undefined ? undefined : door.callers.known(authorization);
+}
+
+async function verifiedCaller(door: Door, exchange: Exchange): Promise<Caller | undefined> {
+  const { authorization } = exchange.req.headers;
+  return authorization === undefined ? undefined : (door.callers.known(authorization) ?? door.callers.verify(authorization));
+}
+
+function keyOf(exchange: Exchange, required: boolean): string | undefined {
+  const key = exchange.req.headers["idempotency-key"];
+  if (key === undefined) return required ? raise(COMMON_ERRORS, "IDEMPOTENCY_KEY_REQUIRED", {}) : undefined;
+  if (typeof key !== "string" || !IDEMPOTENCY_KEY.test(key))
+    return invalid([{ field: "Idempotency-Key", message: "1 to 128 printable ASCII characters." }]);
+  return key;
+}
+
+const REPLAYED = ["Idempotency-Replayed", "true"];
+
+function answer(exchange: Exchange, status: number, value: unknown): void {
+  if (status === 204) return exchange.send(status, undefined, "");
+  if (typeof value === "object" && value !== null && "replayed" in value) {
+    const { replayed, ...first } = value;
+    return exchange.sendJson(status, first, replayed === true ? REPLAYED : []);
+  }
+  exchange.sendJson(status, value);
+}

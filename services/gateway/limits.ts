@@ -1,0 +1,88 @@
+/** Rate limits: per address, per user, and tighter where guessing pays. Counted in this process; `rate-limiter-flexible` keeps the windows. */
+import { isIPv6 } from "node:net";
+import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
+import { COMMON_ERRORS } from "../../domain/common-errors.ts";
+import { DomainError, raise } from "../../domain/error.ts";
+import type { Exchange } from "./exchange.ts";
+
+const WINDOW_SECONDS = 60;
+
+/** Requests a minute. */
+export const RATES = {
+  /** A household or an office behind one address, at a shopping hour. */
+  address: 1_200,
+  /** Ten a second: nobody taps faster for a minute. */
+  user: 600,
+  /** Names and passwords: a login costs 20 ms of hashing, and 30 guesses a minute find no password of 8 characters. */
+  auth: 30,
+  /** Codes that were no voucher of this bar: a typing error now and then, never a search. */
+  voucherGuess: 20,
+} as const;
+export type LimitName = keyof typeof RATES;
+
+const KEYS_SEPARATOR = "|";
+
+export class Limits {
+  readonly #limiters: Readonly<Record<LimitName, RateLimiterMemory>>;
+  readonly #points: Readonly<Record<LimitName, number>>;
+
+  constructor(rates: Partial<Record<LimitName, number>> = {}) {
+    this.#points = { ...RATES, ...rates };
+    const limiter = (name: LimitName) =>
+      new RateLimiterMemory({ keyPrefix: name + KEYS_SEPARATOR, points: this.#points[name], duration: WINDOW_SECONDS });
+    this.#limiters = { address: limiter("address"), user: limiter("user"), auth: limiter("auth"), voucherGuess: limiter("voucherGuess") };
+  }
+
+  /** Takes one request off a limit, or throws RATE_LIMITED. The answer's headers tell of the limit that is nearest its end. */
+  async take(name: LimitName, key: string, exchange: Exchange): Promise<void> {
+    try {
+      this.#tell(name, await this.#limiters[name].consume(key), exchange);
+    } catch (error) {
+      if (!(error instanceof RateLimiterRes)) throw error;
+      this.#refuse(name, error, exchange);
+    }
+  }
+
+  /** Throws RATE_LIMITED when a limit that only counts failures is used up. */
+  async mayTry(name: LimitName, key: string, exchange: Exchange): Promise<void> {
+    const used = await this.#limiters[name].get(key);
+    if (used !== null && used.consumedPoints >= this.#points[name]) this.#refuse(name, used, exchange);
+  }
+
+  async countFailure(name: LimitName, key: string): Promise<void> {
+    await this.#limiters[name].penalty(key);
+  }
+
+  #refuse(name: LimitName, state: RateLimiterRes, exchange: Exchange): never {
+    this.#tell(name, state, exchange);
+    return raise(COMMON_ERRORS, "RATE_LIMITED", { retryAfterSeconds: secondsLeft(state) });
+  }
+
+  #tell(name: LimitName, state: RateLimiterRes, exchange: Exchange): void {
+    const remaining = Math.max(0, this.#points[name] - state.consumedPoints);
+    const told = exchange.limitHeaders[REMAINING_AT];
+    if (told !== undefined && Number(told) <= remaining) return;
+    exchange.limitHeaders = [
+      ...["RateLimit-Limit", String(this.#points[name])],
+      ...["RateLimit-Remaining", String(remaining)],
+      ...["RateLimit-Reset", String(secondsLeft(state))],
+      ...["RateLimit-Policy", `${this.#points[name]};w=${WINDOW_SECONDS}`],
+    ];
+  }
+}
+const REMAINING_AT = 3;
+const secondsLeft = (state: RateLimiterRes): number => Math.max(1, Math.ceil(state.msBeforeNext / 1000));
+
+/** An outcome of a guess that was wrong. */
+export const isWrongGuess = (error: unknown): boolean => error instanceof DomainError && error.type === "VOUCHER_NOT_FOUND";
+
+/** Whose requests count together: an IPv4 address, or an IPv6 network of 64 bits, because a customer has all of those. */
+export function addressKey(address: string): string {
+  if (address.startsWith("::ffff:")) return address.slice(7);
+  if (!isIPv6(address)) return address;
+  const [head = "", tail] = address.split("::");
+  const groups = head === "" ? [] : head.split(":");
+  const tailGroups = tail === undefined || tail === "" ? [] : tail.split(":");
+  const zeros = tail === undefined ? 0 : 8 - groups.length - tailGroups.length;
+  return [...groups, ...Array.from({ length: Math.max(0, zeros) }, () => "0"), ...tailGroups].slice(0, 4).join(":");
+}

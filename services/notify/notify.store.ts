@@ -1,0 +1,70 @@
+/** SQL of notifications, in the user keyspace. */
+import type { Queryable, Statement } from "../../db/database.ts";
+import { slotOf } from "../../domain/ids.ts";
+import type { NoticeKind } from "../../domain/notify/notices.ts";
+
+export interface NewNotification {
+  readonly userId: string;
+  /** The event it comes from: the mark that makes a second delivery harmless. */
+  readonly source: string;
+  readonly eventId: string;
+  readonly kind: NoticeKind;
+  readonly data: object;
+  readonly at: string;
+}
+
+/** "noti" in ASCII. */
+const TURN: Statement = { name: "notify/turn", text: `select pg_advisory_xact_lock(1852797001)` };
+const ADD: Statement = {
+  name: "notify/add",
+  text: `
+    insert into notifications (slot, user_id, source, event_id, kind, data, at)
+    select * from unnest($1::smallint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::json[], $7::timestamptz[])
+        on conflict (slot, user_id, source, event_id) do nothing
+    returning user_id`,
+};
+/**
+ * Adds what is not there yet, and returns whom it is for. Writers take turns until they have committed: ids are given in the order in which
+ * they can be seen, so whoever has read up to one has missed none before it.
+ */
+export async function addNotifications(tx: Queryable, notifications: readonly NewNotification[]): Promise<string[]> {
+  await tx.query(TURN);
+  const rows = await tx.query<{ user_id: string }>(ADD, [
+    notifications.map((n) => slotOf(n.userId)),
+    notifications.map((n) => n.userId),
+    notifications.map((n) => n.source),
+    notifications.map((n) => n.eventId),
+    notifications.map((n) => n.kind),
+    notifications.map((n) => JSON.stringify(n.data)),
+    notifications.map((n) => n.at),
+  ]);
+  return [...new Set(rows.map((row) => row.user_id))];
+}
+
+export interface NotificationRow {
+  /** Which of the readers asked for it. */
+  readonly reader: number;
+  readonly id: string;
+  readonly kind: NoticeKind;
+  readonly data: object;
+  readonly at: Date;
+}
+
+const AFTER: Statement = {
+  name: "notify/after",
+  text: `
+    select k.reader::integer as reader, n.id, n.kind, n.data, n.at
+      from unnest($1::smallint[], $2::bigint[], $3::bigint[]) with ordinality as k(slot, user_id, after, reader)
+     cross join lateral (
+           select id, kind, data, at from notifications where slot = k.slot and user_id = k.user_id and id > k.after order by id limit $4) n
+     order by k.reader, n.id`,
+};
+/** What each reader has not seen yet, oldest first, at most `limit` for each. */
+export const notificationsAfter = async (tx: Queryable, readers: readonly { userId: string; after: string }[], limit: number): Promise<NotificationRow[]> =>
+  tx.query<NotificationRow>(AFTER, [readers.map((r) => slotOf(r.userId)), readers.map((r) => r.userId), readers.map((r) => r.after), limit]);
+
+const NEWEST: Statement = { name: "notify/newest", text: `select id from notifications where slot = $1 and user_id = $2 order by id desc limit 1` };
+export async function newestNotification(tx: Queryable, userId: string): Promise<string> {
+  const [row] = await tx.query<{ id: string }>(NEWEST, [slotOf(userId), userId]);
+  return row?.id ?? "0";
+}

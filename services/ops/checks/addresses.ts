@@ -1,0 +1,29 @@
+/** Addresses: an id ends with the city and slot it lives in; a row elsewhere would be found by nobody. */
+import type { Check } from "./check.ts";
+
+const misplaced = (tables: readonly string[]): string =>
+  tables
+    .map(
+      (table) => `
+        select '${table}' as "table", slot, id from ${table}
+         where id & 15 <> slot or (id >> 4) & 255 <> (select city from keyspace) or slot <> all($1::smallint[])`,
+    )
+    .join(" union all ");
+
+/** `$1` is the slots the database serves: a row of a slot that was moved away is a second truth. */
+export const ADDRESS_CHECKS: readonly Check[] = [
+  {
+    name: "addresses.city",
+    scope: "city",
+    proves: "every merchant, deal, group, order, payment, refund and voucher lives where its id says, in a database that serves its slot",
+    statement: misplaced(["merchants", "deals", "groups", "orders", "payments", "refunds", "vouchers"]),
+    values: (database) => [database.slots],
+  },
+  {
+    name: "addresses.user",
+    scope: "user",
+    proves: "every user and top-up lives where its id says, in a database that serves its slot",
+    statement: misplaced(["users", "topups"]),
+    values: (database) => [database.slots],
+  },
+];

@@ -1,0 +1,87 @@
+/** Payments and refunds: a paid order was paid once and in full, money for nothing goes back, and whatever was begun ends. */
+import { type Check, GRACE_SECONDS } from "./check.ts";
+
+export const PAYMENT_CHECKS: readonly Check[] = [
+  {
+    name: "payments.one-live",
+    scope: "city",
+    proves: "an order has at most one payment that is not given up",
+    statement: `
+      select slot, order_id, count(*) as payments from payments
+       where state not in ('CANCELLING', 'CANCELLED') group by slot, order_id having count(*) > 1`,
+  },
+  {
+    name: "payments.paid-order",
+    scope: "city",
+    proves: "every order that was paid has a decided payment, by its consumer, to its merchant, of its amount",
+    statement: `
+      select o.slot, o.id, o.state, o.amount, p.id as payment_id, p.amount as paid
+        from orders o
+        left join payments p on p.slot = o.slot and p.order_id = o.id and p.consumer_id = o.consumer_id and p.merchant_id = o.merchant_id
+                            and p.state in ('CONFIRMING', 'CONFIRMED')
+       where o.state in ('PAID', 'CONFIRMED', 'COMPLETED', 'REFUNDED') and p.amount is distinct from o.amount`,
+  },
+  {
+    name: "payments.for-nothing",
+    scope: "city",
+    proves: "a decided payment has made its order paid, or is refunded",
+    statement: `
+      select p.slot, p.id, p.order_id, p.amount, o.state, r.refunded
+        from payments p
+        left join orders o on o.slot = p.slot and o.id = p.order_id
+        left join (select slot, payment_id, sum(amount) as refunded from refunds group by slot, payment_id) r on r.slot = p.slot and r.payment_id = p.id
+       where p.state in ('CONFIRMING', 'CONFIRMED')
+         and (o.id is null or (o.state in ('PENDING_PAYMENT', 'CANCELLED', 'EXPIRED') and r.refunded is distinct from p.amount))`,
+  },
+  {
+    name: "payments.finished",
+    scope: "city",
+    proves: `no payment is undecided or unfinished ${GRACE_SECONDS} s after it began`,
+    statement: `
+      select slot, id, order_id, state, attempts, created_at from payments
+       where state in ('TRYING', 'CONFIRMING', 'CANCELLING') and created_at < now() - make_interval(secs => $1)`,
+    values: [GRACE_SECONDS],
+  },
+  {
+    name: "payments.one-way",
+    scope: "every",
+    proves: "no branch of a payment or refund was both confirmed and cancelled, and none confirmed that was not tried",
+    statement: `
+      select slot, xid, branch, string_agg(phase || ' by ' || by_phase, ', ' order by phase) as phases
+        from tcc_barriers group by slot, xid, branch
+      having bool_or(phase = 'confirm') and (bool_or(phase = 'cancel') or not bool_or(phase = 'try' and by_phase = 'try'))`,
+  },
+  {
+    name: "refunds.finished",
+    scope: "city",
+    proves: `no refund is unfinished ${GRACE_SECONDS} s after it began, and none waits for a person`,
+    statement: `
+      select slot, id, order_id, state, attempts, last_error, created_at from refunds
+       where state = 'ABNORMAL' or (state in ('REQUESTED', 'PROCESSING') and created_at < now() - make_interval(secs => $1))`,
+    values: [GRACE_SECONDS],
+  },
+  {
+    name: "refunds.within-payment",
+    scope: "city",
+    proves: "the refunds of a payment are never more than it, and go to whom it came from",
+    statement: `
+      select r.slot, r.payment_id, r.order_id, p.amount, r.refunded
+        from (select slot, payment_id, order_id, consumer_id, merchant_id, sum(amount) as refunded
+                from refunds group by slot, payment_id, order_id, consumer_id, merchant_id) r
+        left join payments p on p.slot = r.slot and p.id = r.payment_id and p.order_id = r.order_id
+                            and p.consumer_id = r.consumer_id and p.merchant_id = r.merchant_id and p.state in ('CONFIRMING', 'CONFIRMED')
+       where p.id is null or r.refunded > p.amount`,
+  },
+  {
+    name: "refunds.refunded-order",
+    scope: "city",
+    proves: "a paid order is REFUNDED exactly when refunds of its whole amount have succeeded",
+    statement: `
+      select slot, id, o.state, o.amount, r.refunded
+        from orders o
+        full join (select slot, order_id as id, sum(amount) as refunded from refunds where state = 'SUCCEEDED' group by slot, order_id) r using (slot, id)
+       where (o.state = 'REFUNDED' and r.refunded is distinct from o.amount)
+          or (r.refunded = o.amount and o.state not in ('REFUNDED', 'CANCELLED', 'EXPIRED'))
+          or o.deal_id is null`,
+  },
+];

@@ -1,0 +1,99 @@
+/**
+ * One database, seen at one instant: `repeatable read, read only` transactions that share a snapshot, on connections of their own. The platform's pool would not do:
+ * its sessions price out the hash joins and scans that a report lives by, and a report must never hold a connection that a drain waits for.
+ */
+import pg from "pg";
+import { COMMON_ERRORS } from "../../domain/common-errors.ts";
+import { refusal, type DomainError } from "../../domain/error.ts";
+import { invariant } from "../../domain/invariant.ts";
+import type { Database } from "../../db/database.ts";
+
+/** One statement of a report. Two of them fit into the 120 s of `ops.verify`, and none came near it: see docs/invariants.md. */
+const STATEMENT_MS = 60_000;
+
+/**
+ * Reports join whole tables, and tables grow faster than their statistics are gathered: a nested loop chosen on yesterday's numbers would take
+ * hours, a hash join at worst spills to disk. 32 MB a hash (64 with the multiplier of 2), and only a few run at once. An abandoned statement
+ * is noticed and stopped within a second.
+ */
+const SESSION =
+  `-c plan_cache_mode=auto -c enable_seqscan=on -c enable_hashjoin=on -c enable_mergejoin=on -c enable_material=on -c enable_nestloop=off ` +
+  `-c max_parallel_workers_per_gather=0 -c jit=off -c work_mem=32MB ` +
+  `-c timezone=UTC -c lock_timeout=5000 -c statement_timeout=${STATEMENT_MS} -c idle_in_transaction_session_timeout=120000 ` +
+  `-c client_connection_check_interval=1000`;
+
+/** Connections that see one instant of one database: two statements at once keep two cores busy, also when all orders are in one city. */
+const READERS = 2;
+
+export class Snapshot {
+  readonly database: Database;
+  /** The database's clock at the instant that is seen. */
+  readonly at: Date;
+  readonly #readers: readonly pg.Client[];
+  readonly #idle: pg.Client[];
+  readonly #waiting: ((reader: pg.Client) => void)[] = [];
+
+  private constructor(database: Database, readers: readonly pg.Client[], at: Date) {
+    this.database = database;
+    this.#readers = readers;
+    this.#idle = [...readers];
+    this.at = at;
+  }
+
+  static async open(database: Database): Promise<Snapshot> {
+    const readers = Array.from({ length: READERS }, () => newReader(database));
+    const [first, ...others] = readers;
+    try {
+      await Promise.all(readers.map((reader) => reader.connect()));
+      await Promise.all(readers.map((reader) => reader.query("begin isolation level repeatable read, read only")));
+      const exported = await first?.query<{ at: Date; id: string }>("select now() as at, pg_export_snapshot() as id");
+      const seen = exported?.rows[0];
+      invariant(seen !== undefined, "a select without from gives a row");
+      // An id of PostgreSQL's own making, such as 00000004-0000001B-1; it cannot be a parameter here.
+      await Promise.all(others.map((reader) => reader.query(`set transaction snapshot ${pg.escapeLiteral(seen.id)}`)));
+      return new Snapshot(database, readers, seen.at);
+    } catch (error) {
+      await endAll(readers);
+      throw unreachable(database, error);
+    }
+  }
+
+  async query<Row extends pg.QueryResultRow>(text: string, values: readonly unknown[] = []): Promise<Row[]> {
+    const reader = this.#idle.pop() ?? (await new Promise<pg.Client>((resolve) => this.#waiting.push(resolve)));
+    try {
+      return (await reader.query<Row>(text, [...values])).rows;
+    } catch (error) {
+      // A statement that is wrong is our fault and says so; a server that went away, or was too slow, is reported as what it is.
+      if (error instanceof pg.DatabaseError && !/^(57|08|53)/.test(error.code ?? "")) throw error;
+      throw unreachable(this.database, error);
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next(reader);
+      else this.#idle.push(reader);
+    }
+  }
+
+  /** Ends the connections, whatever runs on them. */
+  close(): Promise<void> {
+    return endAll(this.#readers);
+  }
+}
+
+function newReader(database: Database): pg.Client {
+  const reader = new pg.Client({
+    connectionString: database.url,
+    application_name: "tuanbar-verify",
+    options: SESSION,
+    connectionTimeoutMillis: 3_000,
+  });
+  // A connection that breaks fails the statement under way, which tells; without a listener Node would end the process as well.
+  reader.on("error", () => undefined);
+  return reader;
+}
+
+const endAll = async (readers: readonly pg.Client[]): Promise<void> => void (await Promise.all(readers.map((reader) => reader.end())));
+
+function unreachable(database: Database, error: unknown): DomainError {
+  const reason = error instanceof Error ? error.message : String(error);
+  return refusal(COMMON_ERRORS, "UNAVAILABLE", { what: `database ${database.name} (${reason})`, retryAfterSeconds: 5 });
+}

@@ -1,0 +1,60 @@
+/** The coordinator of a payment: Try at the wallet, decide in the city, answer. What comes after the answer is the finisher's. */
+import type { ServiceBroker } from "moleculer";
+import { COMMON_ERRORS } from "../../domain/common-errors.ts";
+import { DomainError, refusal } from "../../domain/error.ts";
+import { shardOf, type PaymentId } from "../../domain/ids.ts";
+import type { Decided, DecideCommand } from "../../domain/payment/decide.ts";
+import type { PaymentRow } from "../../domain/payment/try.ts";
+import { USER_ERRORS } from "../../domain/user/errors.ts";
+import type { Platform } from "../../mixins/platform.ts";
+import { tryWallets } from "../wallet/wallet.contract.ts";
+import { Tries, type BranchOutcome } from "./branches.ts";
+import { branchOf } from "./finisher.ts";
+
+export class Desk {
+  readonly #platform: Platform;
+  readonly #tries: Tries;
+  /** Payments this process is deciding: a second request for one waits for the first one's end. */
+  readonly #deciding = new Map<PaymentId, Promise<PaymentRow>>();
+
+  constructor(broker: ServiceBroker, platform: Platform) {
+    this.#platform = platform;
+    this.#tries = new Tries(broker, tryWallets);
+  }
+
+  /** Drives a payment that has just begun to its decision. Rejects with what its buyer is told when it is cancelled. */
+  drive(payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> {
+    const decided = this.#drive(payment, requestId).finally(() => this.#deciding.delete(payment.id));
+    this.#deciding.set(payment.id, decided);
+    return decided;
+  }
+
+  /** The end of a payment somebody else began here; undefined where it is not this process that decides it. */
+  join(id: PaymentId): Promise<PaymentRow> | undefined {
+    return this.#deciding.get(id);
+  }
+
+  async #drive(payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> {
+    const refused = refusalOf(await this.#tries.ask(branchOf(payment)));
+    const decided = await this.decide(payment, { confirm: refused === undefined, reason: refused?.type ?? "", requestId });
+    // The wallet's own reason says more than what became of the order meanwhile.
+    const why = refused ?? decided.refused;
+    if (why) throw why;
+    return decided.payment;
+  }
+
+  decide(payment: PaymentRow, decision: Omit<DecideCommand, "paymentId" | "orderId">): Promise<Decided> {
+    const command: DecideCommand = { paymentId: payment.id, orderId: payment.orderId, ...decision };
+    return this.#platform.post<DecideCommand, Decided>(shardOf(payment.orderId), "payment.decide", command);
+  }
+}
+
+/** Without an answer nobody knows whether the money was set aside; cancelling is right either way. */
+function refusalOf(outcome: BranchOutcome): DomainError | undefined {
+  if (outcome instanceof Error)
+    return outcome instanceof DomainError ? outcome : refusal(COMMON_ERRORS, "UNAVAILABLE", { what: "the wallet", retryAfterSeconds: 2 });
+  if (outcome.ok) return undefined;
+  return outcome.available === undefined
+    ? refusal(COMMON_ERRORS, "TIMEOUT", {})
+    : refusal(USER_ERRORS, "INSUFFICIENT_FUNDS", { available: outcome.available });
+}

@@ -1,0 +1,153 @@
+/** Payments as rows: the durable state of every TCC that pays. */
+import type { Queryable, Statement } from "../../db/database.ts";
+import type { MerchantId, OrderId, PaymentId, Shard, UserId } from "../../domain/ids.ts";
+import { invariant } from "../../domain/invariant.ts";
+import { LIMITS } from "../../domain/limits.ts";
+import { fen, type Fen } from "../../domain/money.ts";
+import type { PaymentState } from "../../domain/payment/state.ts";
+import type { PaymentRow } from "../../domain/payment/try.ts";
+
+interface PaymentRecord {
+  id: PaymentId;
+  order_id: OrderId;
+  consumer_id: UserId;
+  merchant_id: MerchantId;
+  amount: string;
+  state: PaymentState;
+  reason: string | null;
+}
+const COLUMNS = "p.id, p.order_id, p.consumer_id, p.merchant_id, p.amount, p.state, p.reason";
+const toPayment = (row: PaymentRecord): PaymentRow => ({
+  id: row.id,
+  orderId: row.order_id,
+  consumerId: row.consumer_id,
+  merchantId: row.merchant_id,
+  amount: fen(row.amount),
+  state: row.state,
+  reason: row.reason ?? undefined,
+});
+
+/** What a decision in this process needs at most; later than that its process is gone and the recovery worker goes on. */
+const FINISH_MS = 5_000;
+
+const BY_IDS: Statement = {
+  name: "payment/by-ids",
+  text: `select ${COLUMNS} from payments p where p.slot = $1 and p.id = any($2::bigint[])`,
+};
+const LOCK: Statement = {
+  name: "payment/lock",
+  text: `select ${COLUMNS} from payments p where p.slot = $1 and p.id = any($2::bigint[]) order by p.id for update`,
+};
+/** By the partial index `payments_one_live`, whose predicate this repeats word for word. */
+const LIVE: Statement = {
+  name: "payment/live",
+  text: `
+    select ${COLUMNS} from payments p
+     where p.slot = $1 and p.order_id = any($2::bigint[]) and p.state <> 'CANCELLED' and p.state <> 'CANCELLING'`,
+};
+const INSERT: Statement = {
+  name: "payment/insert",
+  text: `
+    insert into payments (slot, id, order_id, consumer_id, merchant_id, channel, amount, state, next_attempt_at, created_at)
+    select $1, id, order_id, consumer_id, merchant_id, 'wallet', amount, 'TRYING', $3, $2
+      from unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]) as p(id, order_id, consumer_id, merchant_id, amount)`,
+};
+const DECIDE: Statement = {
+  name: "payment/decide",
+  text: `
+    update payments p set state = d.state, reason = d.reason, decided_at = $2, next_attempt_at = $3
+      from (select d.state, d.reason, r.row
+              from unnest($4::bigint[], $5::text[], $6::text[]) as d(id, state, reason)
+             cross join lateral (select ctid as row from payments where slot = $1 and id = d.id offset 0) r) d
+     where p.slot = $1 and p.ctid = d.row and p.state = 'TRYING' returning p.id`,
+};
+const FINISH: Statement = {
+  name: "payment/finish",
+  text: `
+    update payments set state = case state when 'CONFIRMING' then 'CONFIRMED' else 'CANCELLED' end, ended_at = $3
+     where slot = $1 and id = any($2::bigint[]) and state in ('CONFIRMING', 'CANCELLING')`,
+};
+/** Backs off 2, 4, 8 … 64 seconds. `skip locked`: what a drain, or another node's claim, holds is in good hands. */
+const CLAIM: Statement = {
+  name: "payment/claim",
+  text: `
+    with due as (
+      select slot, ctid as row from payments
+       where slot = any($1) and state in ('TRYING', 'CONFIRMING', 'CANCELLING') and next_attempt_at <= now()
+       order by next_attempt_at limit $2 for update skip locked)
+    update payments p set attempts = p.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(p.attempts + 1, 6))
+      from due where p.slot = due.slot and p.ctid = due.row
+    returning p.slot, p.id`,
+};
+const STUCK: Statement = {
+  name: "payment/stuck",
+  text: `select id from payments where slot = $1 and id = any($2::bigint[]) and state in ('CONFIRMING', 'CANCELLING') and attempts >= $3`,
+};
+
+export const findPayments = async (db: Queryable, shard: Shard, ids: readonly string[]): Promise<Map<PaymentId, PaymentRow>> =>
+  new Map((await db.query<PaymentRecord>(BY_IDS, [shard.slot, ids])).map((row) => [row.id, toPayment(row)]));
+
+/** Locked in the order of their ids. */
+export const lockPayments = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Map<PaymentId, PaymentRow>> =>
+  new Map((await tx.query<PaymentRecord>(LOCK, [shard.slot, ids])).map((row) => [row.id, toPayment(row)]));
+
+/** The payment of each order that is not given up, by order. The order's lock protects it: nobody pays without it. */
+export const findLivePayments = async (tx: Queryable, shard: Shard, orders: readonly string[]): Promise<Map<string, PaymentRow>> =>
+  new Map((await tx.query<PaymentRecord>(LIVE, [shard.slot, orders])).map((row) => [row.order_id, toPayment(row)]));
+
+/** The payment that paid each order, by order: what a refund gives back. */
+export async function findCaptures(
+  tx: Queryable,
+  shard: Shard,
+  orders: readonly string[],
+): Promise<Map<OrderId, { id: PaymentId; amount: Fen }>> {
+  const live = await findLivePayments(tx, shard, orders);
+  const decided = [...live.values()].filter(({ state }) => state === "CONFIRMING" || state === "CONFIRMED");
+  return new Map(decided.map((payment) => [payment.orderId, payment]));
+}
+
+/** New payments, TRYING; the recovery worker looks at them when their coordinator has been silent for `LIMITS.tryMs`. */
+export async function insertPayments(tx: Queryable, shard: Shard, payments: readonly PaymentRow[], now: Date): Promise<void> {
+  if (payments.length === 0) return;
+  await tx.query(INSERT, [
+    shard.slot,
+    now,
+    new Date(now.getTime() + LIMITS.tryMs),
+    payments.map((payment) => payment.id),
+    payments.map((payment) => payment.orderId),
+    payments.map((payment) => payment.consumerId),
+    payments.map((payment) => payment.merchantId),
+    payments.map((payment) => String(payment.amount)),
+  ]);
+}
+
+/** The decision: one durable update, made once. */
+export async function writeDecisions(
+  tx: Queryable,
+  shard: Shard,
+  decisions: readonly { readonly id: PaymentId; readonly state: "CONFIRMING" | "CANCELLING"; readonly reason: string | undefined }[],
+  now: Date,
+): Promise<void> {
+  if (decisions.length === 0) return;
+  const decided = await tx.query(DECIDE, [
+    shard.slot,
+    now,
+    new Date(now.getTime() + FINISH_MS),
+    decisions.map(({ id }) => id),
+    decisions.map(({ state }) => state),
+    decisions.map(({ reason }) => reason ?? null),
+  ]);
+  invariant(decided.length === decisions.length, "a payment is decided once");
+}
+
+/** Both sides have what was decided. A payment that has ended already is left alone. */
+export const finishPayments = (tx: Queryable, shard: Shard, ids: readonly PaymentId[], now: Date): Promise<unknown> =>
+  tx.query(FINISH, [shard.slot, ids, now]);
+
+/** Takes unfinished payments that are due, for one attempt of recovery. */
+export const claimPayments = (db: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>
+  db.query<{ slot: number; id: string }>(CLAIM, [slots, limit]);
+
+/** Of some payments, those decided and not finished after so many attempts: somebody must look. */
+export const findStuckPayments = async (db: Queryable, shard: Shard, ids: readonly string[], attempts: number): Promise<PaymentId[]> =>
+  (await db.query<{ id: PaymentId }>(STUCK, [shard.slot, ids, attempts])).map(({ id }) => id);

@@ -1,0 +1,192 @@
+/** Refunds as rows: what the refund drains lock, read and write. */
+import type { Queryable, Statement } from "../../db/database.ts";
+import type { MerchantId, OrderId, PaymentId, RefundId, Shard, UserId } from "../../domain/ids.ts";
+import { invariant } from "../../domain/invariant.ts";
+import { fen, toJson, type Fen } from "../../domain/money.ts";
+import type { RefundState } from "../../domain/refund/state.ts";
+import { appendEvents } from "../../mixins/events.ts";
+
+/** A refund somebody owes: whoever fails a group makes one for each seat taken. */
+export interface NewRefund {
+  readonly id: RefundId;
+  readonly orderId: OrderId;
+  readonly paymentId: PaymentId;
+  readonly consumerId: UserId;
+  readonly merchantId: MerchantId;
+  readonly quantity: number;
+  readonly amount: bigint;
+  readonly reason: string;
+}
+
+const REQUEST: Statement = {
+  name: "refund/request",
+  text: `
+    insert into refunds (slot, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, state, next_attempt_at, created_at)
+    select $1, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, 'REQUESTED', $2, $2
+      from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::bigint[], $10::text[])
+        as r(id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason)`,
+};
+
+/**
+ * Records refunds in the transaction that owes them, due at once. Call `refundsRequested` (payment.contract.ts) after the commit to have them
+ * paid now; whoever forgets it has them paid by the recovery worker a second later.
+ */
+export async function requestRefunds(tx: Queryable, shard: Shard, refunds: readonly NewRefund[], now: Date): Promise<void> {
+  if (refunds.length === 0) return;
+  await Promise.all([
+    tx.query(REQUEST, [
+      shard.slot,
+      now,
+      refunds.map((refund) => refund.id),
+      refunds.map((refund) => refund.orderId),
+      refunds.map((refund) => refund.paymentId),
+      refunds.map((refund) => refund.consumerId),
+      refunds.map((refund) => refund.merchantId),
+      refunds.map((refund) => refund.quantity),
+      refunds.map((refund) => String(refund.amount)),
+      refunds.map((refund) => refund.reason),
+    ]),
+    appendEvents(
+      tx,
+      shard,
+      refunds.map((refund) => ({
+        type: "refund.requested",
+        subject: refund.id,
+        data: {
+          refundId: refund.id,
+          orderId: refund.orderId,
+          consumerId: refund.consumerId,
+          amount: toJson(refund.amount),
+          reason: refund.reason,
+        },
+      })),
+    ),
+  ]);
+}
+
+/** A refund as its row has it. */
+export interface RefundRow {
+  readonly id: RefundId;
+  readonly orderId: OrderId;
+  readonly paymentId: PaymentId;
+  readonly consumerId: UserId;
+  readonly merchantId: MerchantId;
+  readonly amount: Fen;
+  readonly state: RefundState;
+  /** PROCESSING with a decision: the city has booked it, and it only goes forward. */
+  readonly decided: boolean;
+}
+
+interface RefundRecord {
+  id: RefundId;
+  order_id: OrderId;
+  payment_id: PaymentId;
+  consumer_id: UserId;
+  merchant_id: MerchantId;
+  amount: string;
+  state: RefundState;
+  decided: boolean;
+}
+const COLUMNS = "id, order_id, payment_id, consumer_id, merchant_id, amount, state, decided_at is not null as decided";
+const toRefund = (row: RefundRecord): RefundRow => ({
+  id: row.id,
+  orderId: row.order_id,
+  paymentId: row.payment_id,
+  consumerId: row.consumer_id,
+  merchantId: row.merchant_id,
+  amount: fen(row.amount),
+  state: row.state,
+  decided: row.decided,
+});
+
+const BY_IDS: Statement = { name: "refund/by-ids", text: `select ${COLUMNS} from refunds where slot = $1 and id = any($2::bigint[])` };
+const LOCK: Statement = {
+  name: "refund/lock",
+  text: `select ${COLUMNS} from refunds where slot = $1 and id = any($2::bigint[]) order by id for update`,
+};
+/** What each payment was and what is being, or was, given back of it. */
+const OWED: Statement = {
+  name: "refund/owed",
+  text: `
+    select p.id, p.amount, (select coalesce(sum(r.amount), 0) from refunds r where r.slot = $1 and r.order_id = p.order_id and r.payment_id = p.id) as refunded
+      from payments p where p.slot = $1 and p.id = any($2::bigint[])`,
+};
+/** What of each order is back at its consumer. */
+const SUCCEEDED: Statement = {
+  name: "refund/succeeded",
+  text: `
+    select order_id, sum(amount) as amount from refunds
+     where slot = $1 and order_id = any($2::bigint[]) and state = 'SUCCEEDED' group by order_id`,
+};
+const MOVE: Statement = {
+  name: "refund/move",
+  text: `
+    update refunds set state = $5, decided_at = coalesce(decided_at, $6), ended_at = $7, last_error = null
+     where slot = $1 and id = any($2::bigint[]) and state = $3 and (decided_at is not null) = $4 returning id`,
+};
+const FAILED: Statement = {
+  name: "refund/failed",
+  text: `update refunds set last_error = $3 where slot = $1 and id = any($2::bigint[]) and state in ('REQUESTED', 'PROCESSING')`,
+};
+/** Backs off 2, 4, 8 … 64 seconds, like payments. */
+const CLAIM: Statement = {
+  name: "refund/claim",
+  text: `
+    with due as (
+      select slot, ctid as row from refunds
+       where slot = any($1) and state in ('REQUESTED', 'PROCESSING') and next_attempt_at <= now()
+       order by next_attempt_at limit $2 for update skip locked)
+    update refunds r set attempts = r.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(r.attempts + 1, 6))
+      from due where r.slot = due.slot and r.ctid = due.row
+    returning r.slot, r.id`,
+};
+
+export const findRefunds = async (db: Queryable, shard: Shard, ids: readonly string[]): Promise<RefundRow[]> =>
+  (await db.query<RefundRecord>(BY_IDS, [shard.slot, ids])).map(toRefund);
+
+/** Locked in the order of their ids. */
+export const lockRefunds = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<RefundRow[]> =>
+  (await tx.query<RefundRecord>(LOCK, [shard.slot, ids])).map(toRefund);
+
+/** By payment: what was paid, and what all its refunds come to. */
+export const findOwed = async (
+  tx: Queryable,
+  shard: Shard,
+  payments: readonly PaymentId[],
+): Promise<Map<PaymentId, { paid: bigint; refunded: bigint }>> =>
+  new Map(
+    (await tx.query<{ id: PaymentId; amount: string; refunded: string }>(OWED, [shard.slot, payments])).map((row) => [
+      row.id,
+      { paid: BigInt(row.amount), refunded: BigInt(row.refunded) },
+    ]),
+  );
+
+/** By order: what its refunds have brought back. */
+export const sumSucceeded = async (tx: Queryable, shard: Shard, orders: readonly OrderId[]): Promise<Map<OrderId, bigint>> =>
+  new Map(
+    (await tx.query<{ order_id: OrderId; amount: string }>(SUCCEEDED, [shard.slot, orders])).map((row) => [
+      row.order_id,
+      BigInt(row.amount),
+    ]),
+  );
+
+/** Moves locked refunds one step; `decided` says on which side of the decision they are now. */
+export async function moveRefunds(
+  tx: Queryable,
+  shard: Shard,
+  ids: readonly RefundId[],
+  step: { from: RefundState; decided: boolean; to: RefundState; decidedAt?: Date; endedAt?: Date },
+): Promise<void> {
+  if (ids.length === 0) return;
+  const moved = await tx.query(MOVE, [shard.slot, ids, step.from, step.decided, step.to, step.decidedAt ?? null, step.endedAt ?? null]);
+  invariant(moved.length === ids.length, `every refund that becomes ${step.to} was ${step.from}`);
+}
+
+/** What kept refunds from going on; the next attempt is due anyway. */
+export async function noteFailure(db: Queryable, shard: Shard, ids: readonly string[], error: string): Promise<void> {
+  await db.query(FAILED, [shard.slot, ids, error.slice(0, 500)]);
+}
+
+/** Takes refunds that are due, for one attempt. */
+export const claimRefunds = (db: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>
+  db.query<{ slot: number; id: string }>(CLAIM, [slots, limit]);

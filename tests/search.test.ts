@@ -1,0 +1,219 @@
+/** Search over PostgreSQL on a real node: words of both languages, orders, pages, and texts nobody would search for. */
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { DomainError } from "../domain/error.ts";
+import { dealVector, lexemesOf, searchQuery } from "../domain/deal/words.ts";
+import type { Caller } from "../mixins/contract.ts";
+import { encodeCursor } from "../mixins/page.ts";
+import { closeDeal, pauseDeal } from "../services/deal/deal.contract.ts";
+import { searchDeals, type SORTS } from "../services/search/search.contract.ts";
+import { draft, merchantIn, onSale, USER_SETTINGS } from "./support/market.ts";
+import { callAs, testNode, type TestNode } from "./support/node.ts";
+
+const DEALS: readonly (readonly [title: string, description: string, price: number])[] = [
+  ["精酿啤酒两杯 Craft Beer ×2（IPA／世涛任选）", "十二个龙头每日轮换", 1_990],
+  ["IPA 品鉴套餐 Tasting Flight 六款", "新英格兰浑浊 IPA", 12_800],
+  ["十三香小龙虾三斤＋冰啤四瓶", "当日鲜活，蒜蓉、麻辣任选", 19_800],
+  ["周末 Brunch 双人餐", "Eggs Benedict 与手冲咖啡；don't miss it", 8_800],
+  ["威士忌品鉴", "配一杯精酿 IPA 收尾", 18_800],
+];
+
+describe("search", () => {
+  let at: TestNode;
+  let shanghai: Caller;
+  let hangzhou: readonly Caller[];
+  before(async () => {
+    at = await testNode(["user", "merchant", "deal", "search"], { user: USER_SETTINGS });
+    shanghai = await merchantIn(at.node, "sh", "老码头（杨浦店）");
+    hangzhou = await Promise.all(Array.from({ length: 6 }, (_, index) => merchantIn(at.node, "hz", `西湖酒馆 ${index}`)));
+    for (const [title, description, price] of DEALS) await onSale(at.node, shanghai, { title, description, price, tiers: [] });
+  });
+  after(() => at.stop());
+
+  type Query = { city?: string; q?: string; sort?: (typeof SORTS)[number]; limit?: number; cursor?: string };
+  const search = (query: Query) => callAs(at.node, searchDeals, query, undefined);
+  const titles = async (query: Query) => (await search(query)).items.map((deal) => deal.title);
+  const pages = async (query: Query): Promise<string[]> => {
+    const ids: string[] = [];
+    for (let cursor: string | undefined; ;) {
+      const { items, nextCursor } = await search({ ...query, ...(cursor === undefined ? {} : { cursor }) });
+      ids.push(...items.map((deal) => deal.id));
+      if (!nextCursor) return ids;
+      cursor = nextCursor;
+    }
+  };
+
+  test("finds Chinese words and parts of them, English words and their beginnings, and merchants", async () => {
+    const [beer, flight, crayfish, brunch, whisky] = DEALS.map(([title]) => title);
+    const finds = async (q: string, expected: readonly (string | undefined)[]) =>
+      assert.deepEqual(new Set<string | undefined>(await titles({ city: "sh", q })), new Set(expected), q);
+    await finds("精酿", [beer, whisky]);
+    await finds("小龙虾", [crayfish]);
+    await finds("龙虾", [crayfish]);
+    await finds("虾", [crayfish]);
+    await finds("IPA", [beer, flight, whisky]);
+    await finds("ｉｐａ", [beer, flight, whisky]);
+    await finds("brunch", [brunch]);
+    await finds("BRUN", [brunch]);
+    await finds("don't", [brunch]);
+    await finds("精酿 IPA", [beer, whisky]);
+    await finds("精酿小龙虾", []);
+    await finds("杨浦", [beer, flight, crayfish, brunch, whisky]);
+    await finds("西湖", []);
+    await finds("runch", []);
+  });
+
+  test("puts what is in the title before what is in the description", async () => {
+    const found = await titles({ city: "sh", q: "IPA", sort: "relevance" });
+    assert.equal(found.at(-1), "威士忌品鉴");
+    assert.equal((await titles({ city: "sh", q: "精酿" }))[0], DEALS[0]?.[0]);
+  });
+
+  test("sorts by price and by age, and by age when there is no word to be relevant to", async () => {
+    const byPrice = [...DEALS].sort((a, b) => a[2] - b[2]).map(([title]) => title);
+    assert.deepEqual(await titles({ city: "sh", sort: "price" }), byPrice);
+    assert.deepEqual(await titles({ city: "sh", sort: "price", q: "杨浦" }), byPrice);
+    const byAge = DEALS.map(([title]) => title).toReversed();
+    assert.deepEqual(await titles({ city: "sh", sort: "newest" }), byAge);
+    assert.deepEqual(await titles({ city: "sh", sort: "relevance" }), byAge);
+    assert.deepEqual(await titles({ city: "sh", q: "  " }), byAge);
+  });
+
+  test("shows deals with their stock, merchant and city", async () => {
+    const [deal] = (await search({ city: "sh", q: "小龙虾" })).items;
+    assert.deepEqual(deal?.stock, { total: 100, available: 100, held: 0, sold: 0 });
+    assert.equal(deal?.merchantName, "老码头（杨浦店）");
+    assert.equal(deal?.city, "sh");
+  });
+
+  test("shows only what can be bought now: no drafts, nothing paused or closed, before or after its sale", async () => {
+    const word = "Zinfandel";
+    const day = 86_400_000;
+    const on = (ms: number) => new Date(Date.now() + ms).toISOString();
+    await draft(at.node, shanghai, { title: `${word} draft` });
+    const paused = await onSale(at.node, shanghai, { title: `${word} paused` });
+    const closed = await onSale(at.node, shanghai, { title: `${word} closed` });
+    await callAs(at.node, pauseDeal, { id: paused.id }, shanghai);
+    await callAs(at.node, closeDeal, { id: closed.id }, shanghai);
+    await onSale(at.node, shanghai, { title: `${word} tomorrow`, saleStartsAt: on(day) });
+    await onSale(at.node, shanghai, { title: `${word} yesterday`, saleEndsAt: on(-day) });
+    await onSale(at.node, shanghai, { title: `${word} today`, saleStartsAt: on(-day), saleEndsAt: on(day) });
+    for (const sort of ["relevance", "price", "newest", "ending"] as const) {
+      assert.deepEqual(await titles({ q: word.toLowerCase(), sort }), [`${word} today`]);
+      const all = await titles({ sort, limit: 100 });
+      assert.deepEqual(
+        all.filter((title) => title.startsWith(word)),
+        [`${word} today`],
+      );
+    }
+  });
+
+  test("pages through all cities and databases in every order, without a gap and without a repeat", async () => {
+    const word = "Langusten";
+    const ends = (index: number) => (index % 3 === 0 ? {} : { saleEndsAt: new Date(Date.UTC(2090, 0, 1 + (index % 7))).toISOString() });
+    const owners = [shanghai, ...hangzhou];
+    const made = await Promise.all(
+      Array.from({ length: 60 }, (_, index) =>
+        onSale(at.node, owners[index % owners.length] ?? shanghai, {
+          title: `${word} ${index % 4 === 0 ? word : ""} ${index}`,
+          price: 1_000 + (index % 5) * 100,
+          tiers: [],
+          ...ends(index),
+        }),
+      ),
+    );
+    const byId = new Map<string, (typeof made)[number]>(made.map((deal) => [deal.id, deal]));
+    for (const sort of ["relevance", "price", "newest", "ending"] as const) {
+      const whole = await pages({ q: word, sort, limit: 100 });
+      assert.deepEqual(new Set(whole), new Set<string>(byId.keys()));
+      assert.deepEqual(await pages({ q: word, sort, limit: 7 }), whole, sort);
+      const deals = whole.map((id) => byId.get(id));
+      if (sort === "price")
+        assert.deepEqual(
+          deals.map((deal) => deal?.price),
+          deals.map((deal) => deal?.price).sort((a, b) => Number(a) - Number(b)),
+        );
+      if (sort === "ending") {
+        const at = deals.map((deal) => deal?.saleEndsAt ?? "9999");
+        assert.deepEqual(at, at.toSorted());
+      }
+      if (sort !== "relevance") {
+        const all = await pages({ sort, limit: 7 });
+        assert.equal(new Set(all).size, all.length);
+        assert.deepEqual(
+          all.filter((id) => byId.has(id)),
+          whole,
+        );
+      }
+    }
+    const inHangzhou = await pages({ city: "hz", q: word, limit: 5 });
+    assert.equal(inHangzhou.length, made.filter((deal) => deal.city === "hz").length);
+    assert.ok(
+      new Set(inHangzhou.map((id) => (Number(id.slice(-4)) % 16 < 8 ? "a" : "b"))).size > 1,
+      "both databases of the city are in the list",
+    );
+  });
+
+  test("never fails, whatever the text", async () => {
+    const texts = [
+      "!!!",
+      "'",
+      "''",
+      "\\",
+      "\\'",
+      "a & b | !c",
+      "a <-> b:*",
+      "'); drop table deals; --",
+      ":*",
+      "()",
+      "a".repeat(200),
+      "啤".repeat(200),
+      "🍺",
+      "\0",
+      "e\u0301",
+      "\ud800",
+      "%",
+      "1 2 3",
+      "“”",
+      "３３０ｍｌ",
+    ];
+    for (const q of texts)
+      for (const sort of ["relevance", "price"] as const) assert.ok(Array.isArray((await search({ q, sort })).items), q);
+    for (const nothing of ["!!!", "'", "🍺", "\0"]) assert.deepEqual(await search({ q: nothing }), { items: [] });
+  });
+
+  test("refuses unknown cities and cursors that are not of this list in this order", async () => {
+    const refused = (code: string) => (error: unknown) => error instanceof DomainError && error.type === code;
+    for (const city of ["xx", "user"]) await assert.rejects(search({ city }), refused("CITY_NOT_FOUND"));
+    const { nextCursor } = await search({ sort: "price", limit: 1 });
+    const made = [
+      ["newest", "x", "y"],
+      ["newest", 1, 2],
+      ["newest", "1; drop", "16"],
+      ["newest", "9".repeat(30), "16"],
+      ["newest", "16", ""],
+    ];
+    for (const cursor of [nextCursor ?? "", "x", ...made.map(encodeCursor)]) {
+      await assert.rejects(search({ sort: "newest", cursor }), refused("VALIDATION_ERROR"), cursor);
+    }
+  });
+});
+
+test("Chinese is indexed as characters and pairs, everything else as words", () => {
+  assert.deepEqual(lexemesOf("小龙虾 IPA／Café330ml"), ["小", "小龙", "龙", "龙虾", "虾", "ipa", "cafe330ml"]);
+});
+
+test("a vector is written out with weights, and nothing in it is syntax", () => {
+  assert.equal(
+    dealVector({ title: "IPA 精酿", merchantName: "Joe's", description: "ipa" }),
+    "'ipa':1A,6B '精':2A '精酿':3A '酿':4A 'joe''s':5A",
+  );
+});
+
+test("a query is all words of the text", () => {
+  assert.equal(searchQuery("精酿, IPA!"), "'精酿' & 'ipa':*");
+  assert.equal(searchQuery("虾"), "'虾'");
+  assert.equal(searchQuery("上海精酿"), "'上海' & '精酿'");
+  assert.equal(searchQuery("!&|"), undefined);
+  assert.ok((searchQuery("abc ".repeat(50) + Array.from({ length: 90 }, (_, index) => index).join(" ")) ?? "").split(" & ").length <= 32);
+});

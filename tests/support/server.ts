@@ -1,0 +1,135 @@
+/** The program as its user starts it: a process, called over HTTP, killed and started again. */
+import assert from "node:assert/strict";
+import { spawn, type ChildProcess } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+
+export interface Reply {
+  readonly status: number;
+  readonly body: unknown;
+  readonly headers?: Headers;
+}
+interface Ask {
+  readonly token?: string;
+  readonly body?: unknown;
+  readonly key?: string;
+}
+
+export class Server {
+  readonly dataDir: string;
+  readonly #environment: Readonly<Record<string, string>>;
+  #port = 0;
+  #process: ChildProcess | undefined;
+  /** What the process printed, for messages of failed tests. */
+  output = "";
+
+  /** Without sample data: a start is then as quick as it can be. */
+  constructor(environment: Readonly<Record<string, string>> & { readonly DATA_DIR: string }) {
+    this.#environment = environment;
+    this.dataDir = environment.DATA_DIR;
+  }
+
+  get base(): string {
+    return `http://127.0.0.1:${this.#port}`;
+  }
+
+  async start(): Promise<void> {
+    this.#port = await freePort();
+    mkdirSync(this.dataDir, { recursive: true, mode: 0o711 });
+    writeFileSync(join(this.dataDir, "samples-loaded"), "none: a test\n");
+    this.#spawn();
+    await this.ready();
+  }
+
+  #spawn(): void {
+    const child = spawn(process.execPath, ["scripts/start.ts"], { cwd: root, env: { ...process.env, ...this.#environment, PORT: String(this.#port) }, stdio: ["ignore", "pipe", "pipe"] });
+    const keep = (chunk: Buffer): void => void (this.output = (this.output + chunk.toString("utf8")).slice(-20_000));
+    child.stdout?.on("data", keep);
+    child.stderr?.on("data", keep);
+    this.#process = child;
+  }
+
+  /** Waits until `/readyz` says 200. */
+  async ready(withinMs = 60_000): Promise<void> {
+    const end = performance.now() + withinMs;
+    for (;;) {
+      const status = await fetch(`${this.base}/readyz`, { signal: AbortSignal.timeout(2_000) }).then(
+        (answer) => answer.status,
+        () => 0,
+      );
+      if (status === 200) return;
+      assert.ok(performance.now() < end, `ready within ${withinMs} ms; the server said:\n${this.output}`);
+      await sleep(50);
+    }
+  }
+
+  /** SIGTERM, as an operator stops it; the exit code. */
+  async stop(signal: "SIGTERM" | "SIGINT" = "SIGTERM"): Promise<number | null> {
+    const child = this.#process;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null;
+    const exited = new Promise<number | null>((resolve) => child.once("exit", resolve));
+    child.kill(signal);
+    return exited;
+  }
+
+  async killAndRestart(): Promise<void> {
+    const child = this.#process;
+    assert.ok(child, "it was started");
+    const exited = new Promise((resolve) => child.once("exit", resolve));
+    child.kill("SIGKILL");
+    await exited;
+    this.#spawn();
+  }
+
+  /** SIGKILL to PostgreSQL's first process, as the out-of-memory killer would. */
+  killPostgres(): void {
+    const pid = Number(readFileSync(join(this.dataDir, "postgres", "postmaster.pid"), "utf8").split("\n")[0]);
+    assert.ok(pid > 1, "postmaster.pid holds a pid");
+    process.kill(pid, "SIGKILL");
+  }
+
+  /** One request; a key of its own on every POST. Network errors are thrown. */
+  async ask(method: "GET" | "POST", path: string, { token, body, key = randomUUID() }: Ask = {}): Promise<Reply> {
+    const answer = await fetch(`${this.base}/api/v1${path}`, {
+      method,
+      headers: {
+        ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+        ...(method === "POST" ? { "content-type": "application/json", "idempotency-key": key } : {}),
+      },
+      ...(method === "POST" ? { body: JSON.stringify(body ?? {}) } : {}),
+      signal: AbortSignal.timeout(15_000),
+    });
+    const text = await answer.text();
+    return { status: answer.status, body: text === "" ? undefined : (JSON.parse(text) as unknown), headers: answer.headers };
+  }
+
+  /** What a careful client does: the same request with the same key until there is an answer that is not "later". */
+  async insist(method: "GET" | "POST", path: string, ask: Ask = {}): Promise<Reply> {
+    const key = ask.key ?? randomUUID();
+    const end = performance.now() + 60_000;
+    let last: unknown;
+    for (;;) {
+      const reply = await this.ask(method, path, { ...ask, key }).catch((error: unknown) => void (last = String(error)));
+      last = reply?.body ?? last;
+      if (reply && ![429, 502, 503, 504].includes(reply.status)) return reply;
+      assert.ok(performance.now() < end, `${method} ${path} is answered within a minute, not ${JSON.stringify(last)}; the server said:\n${this.output}`);
+      await sleep(100);
+    }
+  }
+}
+
+const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once("error", reject);
+    probe.listen(0, "127.0.0.1", () => {
+      const address = probe.address();
+      probe.close(() => resolve(typeof address === "object" && address ? address.port : 0));
+    });
+  });
