@@ -89,6 +89,7 @@ class OrdersBench {
   readonly #generator: Generator;
   readonly #faults: string[];
   readonly #options: OrdersOptions;
+  readonly #arrivals: Measured[] = [];
   #loadMemoryMb = 0;
 
   constructor(place: Place, generator: Generator, faults: string[], options: OrdersOptions) {
@@ -188,9 +189,20 @@ class OrdersBench {
     return openDeal(bench.api, await openShop(bench.api, bench.adminToken, "sh"), { stock });
   }
 
+  /**
+   * Every shopper looks at the deal before the sale begins, as shoppers do: checking the signature of a token that was never seen costs as much as
+   * an order, and belongs to no section below. What it costs is `arrivals`.
+   */
+  async #arrive(bench: Bench, dealId: string): Promise<void> {
+    const plan: Plan = { kind: "arrivals", dealId, firstShopper: 0, shoppers: SHOPPERS };
+    const count = ({ answers }: { answers: Readonly<Record<string, number>> }): number => answers["200"] ?? 0;
+    this.#arrivals.push(await bench.measure({ name: "arrivals", plan, connections: CONNECTIONS, warmSeconds: 0, seconds: 0, count }));
+  }
+
   /** (a) */
   async #drain(bench: Bench): Promise<Measured> {
     const deal = await this.#hotDeal(bench);
+    await this.#arrive(bench, deal);
     return this.#load(bench, "orders.drain", ordersOf([deal]));
   }
 
@@ -198,6 +210,7 @@ class OrdersBench {
   async #variant(bench: Bench, variant: Variant): Promise<Measured> {
     const deal = await this.#hotDeal(bench);
     await bench.evidence.spreadStock(deal, BUCKETS[variant]);
+    await this.#arrive(bench, deal);
     const measured = await this.#load(bench, `orders.${variant}`, ordersOf([deal]));
     await bench.settle();
     return measured;
@@ -256,6 +269,7 @@ class OrdersBench {
       const ratios = runs.map((run, at) => ((drains[at]?.perSecond ?? NaN) + (drains[at + 1]?.perSecond ?? NaN)) / 2 / run.perSecond);
       this.#figure(`ratio.${variant}`, median(ratios), "×");
     }
+    this.#add("arrivals", "requests/s", this.#arrivals);
     if (limits.length === 0) return;
     const of = (pick: (limit: { http: HttpFloor; sql: number; share: number }) => number): number => median(limits.map(pick));
     this.#figure("limit.cpu", of(cpuLimit), "orders/s");

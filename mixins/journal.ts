@@ -49,10 +49,10 @@ export class Journal {
 
 const laneWatch = (metrics: Metrics, logger: Logger): ConstructorParameters<typeof Relay>[3] => ({
   handled: (consumer, events) => metrics.events.inc({ consumer, outcome: "handled" }, events),
-  failed: (consumer, error, events) => logger.warn(`event consumer ${consumer}: ${events} events failed`, error),
+  failed: (consumer, error, events) => logger.warn({ err: error }, `event consumer ${consumer}: ${events} events failed`),
   parked(consumer, event, error) {
     metrics.events.inc({ consumer, outcome: "parked" });
-    logger.error(`alarm: event ${event.type} ${event.id} of shard ${event.source} is parked for ${consumer}`, error);
+    logger.error({ err: error }, `alarm: event ${event.type} ${event.id} of shard ${event.source} is parked for ${consumer}`);
   },
 });
 

@@ -95,7 +95,7 @@ export class Platform {
     const made = this.#drainers.get(database);
     if (made) return made;
     const inLockOrder = new Map([...this.#kinds].sort(([a], [b]) => (a < b ? -1 : 1))) as Map<string, DrainFunction<unknown, unknown>>;
-    const drainer = new Drainer(database, inLockOrder, (error, kind) => this.#logger.error(`a ${kind} command failed its batch`, error));
+    const drainer = new Drainer(database, inLockOrder, (error, kind) => this.#logger.error({ err: error }, `a ${kind} command failed its batch`));
     this.#drainers.set(database, drainer);
     return drainer;
   }

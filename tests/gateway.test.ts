@@ -277,7 +277,7 @@ test("the page at /docs needs nothing from elsewhere and may run nothing else", 
 test("limits: by address and user, tighter for logins, and for codes that were no voucher", async () => {
   const limited = await testGateway(
     { "voucher.redeem": () => Promise.reject(refusal(ERRORS, "VOUCHER_NOT_FOUND", {})) },
-    { rateLimits: "on", rates: { address: 12, user: 3, auth: 2, voucherGuess: 2 } },
+    { rateLimits: "on", rates: { address: 12, user: 3, auth: 2, voucherGuess: 2, loginGuess: 2 } },
   );
   try {
     const login = (): Promise<Answer> => post("/api/v1/auth/login", { username: "u", password: "p" }, {}, limited);
@@ -301,6 +301,19 @@ test("limits: by address and user, tighter for logins, and for codes that were n
     const cities = async (): Promise<number> => (await ask("/api/v1/cities", {}, limited)).status;
     assert.deepEqual([await cities(), await cities(), await cities()], [200, 200, 429]);
     assert.equal((await ask("/healthz", {}, limited)).status, 200, "balancers are not limited");
+  } finally {
+    await limited.stop();
+  }
+});
+
+test("wrong passwords for one name run out, and other names go on", async () => {
+  const limited = await testGateway(
+    { "user.login": () => Promise.reject(refusal(ERRORS, "BAD_CREDENTIALS", {})) },
+    { rateLimits: "on", rates: { loginGuess: 2 } },
+  );
+  try {
+    const login = async (username: string): Promise<number> => (await post("/api/v1/auth/login", { username, password: "p" }, {}, limited)).status;
+    assert.deepEqual([await login("mine"), await login("mine"), await login("mine"), await login("yours")], [401, 401, 429, 401]);
   } finally {
     await limited.stop();
   }

@@ -11,8 +11,12 @@ import { cityOf, slotOf, USER_CITY, type Shard } from "../domain/ids.ts";
 import { CHECKS } from "../services/ops/checks/index.ts";
 import { CROSSING_CHECKS } from "../services/ops/crossings.ts";
 import { listShards, verify } from "../services/ops/ops.contract.ts";
+import { placeOrder } from "../services/order/order.contract.ts";
+import { payOrder } from "../services/payment/payment.contract.ts";
+import { topUp } from "../services/wallet/wallet.contract.ts";
 import { admin } from "./support/databases.ts";
-import { callAs, testNode, type TestNode } from "./support/node.ts";
+import { makeDeal, userId } from "./support/deals.ts";
+import { callAs, caller, testNode, type TestNode } from "./support/node.ts";
 import { everythingIn, World } from "./support/world.ts";
 
 type Everything = ReturnType<typeof everythingIn>;
@@ -468,5 +472,47 @@ describe("verify", () => {
       run(),
       (error) => error instanceof DomainError && error.type === "UNAVAILABLE" && error.code === 503 && error.retryable,
     );
+  });
+});
+
+describe("verify, while people buy", () => {
+  let busy: TestNode;
+  before(async () => {
+    busy = await testNode(["wallet", "group", "order", "payment", "voucher", "journal", "ops"], { wallet: { testChannel: true } });
+  });
+  after(() => busy.stop());
+
+  test("what is on its way between two databases is not taken for broken, and nothing is", async () => {
+    const deals = await Promise.all([1, 3].map((city) => makeDeal(busy, { city, stock: 10_000, tiers: [{ size: 2, price: 1_500 }] })));
+    let shopping = true;
+    const shop = async (n: number): Promise<void> => {
+      const who = caller(userId(n));
+      await callAs(busy.node, topUp, { amount: 1_000_000, channel: "test" }, who);
+      for (let visit = 0; shopping; visit++) {
+        const dealId = deals[visit % 2];
+        assert.ok(dealId);
+        const { id } = await callAs(busy.node, placeOrder, { dealId, quantity: 1, ...(visit % 3 === 0 ? { groupSize: 2 } : {}) }, who);
+        await callAs(busy.node, payOrder, { id, channel: "wallet" }, who);
+      }
+    };
+    const shoppers = Promise.all(Array.from({ length: 20 }, (_, n) => shop(n)));
+    try {
+      for (let round = 0; round < 3; round++) {
+        const { checks } = await callAs(busy.node, verify, {}, undefined);
+        assert.deepEqual(
+          checks.filter(({ ok }) => !ok),
+          [],
+        );
+      }
+    } finally {
+      shopping = false;
+      await shoppers;
+    }
+  });
+
+  test("every shard has an owner", async () => {
+    const { items } = await callAs(busy.node, listShards, {}, undefined);
+    assert.deepEqual([...new Set(items.map(({ owner }) => owner))], [busy.node.broker.nodeID]);
+    assert.ok(items.some(({ batchSize }) => batchSize > 0));
   });
 });

@@ -6,6 +6,8 @@ export type Plan =
   | { readonly kind: "orders"; readonly deals: readonly string[]; readonly exponent: number; readonly firstShopper: number; readonly shoppers: number }
   /** Lives: a leader orders a group of two and pays, a friend joins and pays; the group forms and both have vouchers. */
   | { readonly kind: "lives"; readonly deals: readonly string[]; readonly firstShopper: number; readonly shoppers: number }
+  /** Every shopper looks at the deal once, signed in: from then on the server knows their tokens. */
+  | { readonly kind: "arrivals"; readonly dealId: string; readonly firstShopper: number; readonly shoppers: number }
   /** Wallets of shoppers filled, once each. */
   | { readonly kind: "topups"; readonly firstShopper: number; readonly shoppers: number; readonly amount: number };
 
@@ -46,8 +48,10 @@ export function errandsOf(plan: Plan, headers: readonly string[], runId: string)
       return new Orders(plan, headers, runId);
     case "lives":
       return new Lives(plan, headers, runId);
+    case "arrivals":
+      return each(plan, (n) => `GET /api/v1/deals/${plan.dealId} HTTP/1.1\r\nHost: bench\r\n${headers[n] ?? ""}\r\n`);
     case "topups":
-      return new Topups(plan, headers, runId);
+      return each(plan, (n) => post("/wallet/topups", headers[n] ?? "", `${runId}-${n}`, JSON.stringify({ amount: plan.amount, channel: "test" })));
   }
 }
 
@@ -129,24 +133,10 @@ class Lives implements Errands {
   }
 }
 
-class Topups implements Errands {
-  readonly #headers: readonly string[];
-  readonly #plan: Plan & { kind: "topups" };
-  readonly #runId: string;
-  #sent = 0;
-
-  constructor(plan: Plan & { kind: "topups" }, headers: readonly string[], runId: string) {
-    this.#plan = plan;
-    this.#headers = headers;
-    this.#runId = runId;
-  }
-
-  next(): Step | undefined {
-    const n = this.#sent++;
-    if (n >= this.#plan.shoppers) return undefined;
-    const shopper = this.#headers[this.#plan.firstShopper + n] ?? "";
-    return { request: post("/wallet/topups", shopper, `${this.#runId}-${n}`, JSON.stringify({ amount: this.#plan.amount, channel: "test" })) };
-  }
+/** One request a shopper. */
+function each({ firstShopper, shoppers }: { firstShopper: number; shoppers: number }, request: (shopper: number) => string): Errands {
+  let sent = 0;
+  return { next: () => (sent < shoppers ? { request: request(firstShopper + sent++) } : undefined) };
 }
 
 /** Draws ranks 0 … n-1 with weight 1/(rank+1)^exponent. A table of 65,536 draws made once: a draw is then one random number and one look-up. */

@@ -2,12 +2,12 @@
 import type { ServiceBroker } from "moleculer";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
-import { call, type Audience, type Caller, type CallMeta, type Via } from "../../mixins/contract.ts";
+import { call, type Audience, type Caller, type CallMeta } from "../../mixins/contract.ts";
 import { rawHandlerOf, type RawRoute } from "../../mixins/raw-routes.ts";
 import { addressOf, type Callers, checkAudience } from "./callers.ts";
 import type { Exchange } from "./exchange.ts";
 import { announcesBody, Form, invalid, parseBody, readBody } from "./form.ts";
-import { addressKey, isWrongGuess, type Limits } from "./limits.ts";
+import { addressKey, guessOf, isWrong, type Guess, type Limits } from "./limits.ts";
 import { fullPath, type RestContract } from "./routes.ts";
 
 /** Serves one exchange; a throw is answered as a problem. */
@@ -28,8 +28,7 @@ export function serveContract(door: Door, contract: RestContract): Serve {
   const { rest } = contract;
   const form = new Form(contract, rest.method, fullPath(rest));
   const isAuth = rest.path.startsWith("/auth/");
-  const isGuess = contract.errors.includes("VOUCHER_NOT_FOUND");
-  const via = door.broker as unknown as Via;
+  const guess = guessOf(contract.errors);
 
   return async (exchange) => {
     // Awaited only where there is something to wait for: a turn of the microtask queue per step is felt at 20,000 refusals a second.
@@ -45,15 +44,22 @@ export function serveContract(door: Door, contract: RestContract): Serve {
       ...(caller === undefined ? undefined : { caller }),
       ...(idempotencyKey === undefined ? undefined : { idempotencyKey, bodyHash: form.hash(params) }),
     };
-    const guesses = isGuess && door.limits !== undefined && caller !== undefined ? { limits: door.limits, key: caller.userId } : undefined;
-    if (guesses) await guesses.limits.mayTry("voucherGuess", guesses.key, exchange);
+    const guesses = guess !== undefined && door.limits !== undefined ? { guess, limits: door.limits, key: guesserOf(door, guess, caller, params, exchange) } : undefined;
+    if (guesses) await guesses.limits.mayTry(guesses.guess.limit, guesses.key, exchange);
     try {
-      answer(exchange, rest.status, await call(via, contract, params as never, { meta }));
+      answer(exchange, rest.status, await call(door.broker, contract, params as never, { meta }));
     } catch (error) {
-      if (guesses && isWrongGuess(error)) await guesses.limits.countFailure("voucherGuess", guesses.key);
+      if (guesses && isWrong(guesses.guess, error)) await guesses.limits.countFailure(guesses.guess.limit, guesses.key);
       throw error;
     }
   };
+}
+
+/** Who guesses: a user at vouchers; somebody without a token at one name from one address. */
+function guesserOf(door: Door, guess: Guess, caller: Caller | undefined, params: object, exchange: Exchange): string {
+  if (guess.limit === "voucherGuess" && caller !== undefined) return caller.userId;
+  const name = "username" in params ? String(params.username) : "";
+  return `${addressKey(addressOf(exchange.req, door.trustProxy))} ${name}`;
 }
 
 export function serveRawRoute(door: Door, route: RawRoute, track: (exchange: Exchange) => void): Serve {

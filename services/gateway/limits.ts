@@ -3,18 +3,21 @@ import { isIPv6 } from "node:net";
 import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { DomainError, raise } from "../../domain/error.ts";
+import type { ErrorCode } from "../../domain/errors.ts";
 import type { Exchange } from "./exchange.ts";
 
 const WINDOW_SECONDS = 60;
 
 /** Requests a minute. */
 export const RATES = {
-  /** A household or an office behind one address, at a shopping hour. */
-  address: 1_200,
+  /** An office tower or a mobile carrier's exit behind one address, at a shopping hour; also `npm run demo`, a whole city on the loopback. */
+  address: 12_000,
   /** Ten a second: nobody taps faster for a minute. */
   user: 600,
-  /** Names and passwords: a login costs 20 ms of hashing, and 30 guesses a minute find no password of 8 characters. */
-  auth: 30,
+  /** Names and passwords: a login costs 20 ms of hashing, so one address takes a fifth of a core at most. */
+  auth: 600,
+  /** Wrong passwords for one name from one address. Not for the name alone: then anybody could lock anybody out. */
+  loginGuess: 10,
   /** Codes that were no voucher of this bar: a typing error now and then, never a search. */
   voucherGuess: 20,
 } as const;
@@ -30,7 +33,7 @@ export class Limits {
     this.#points = { ...RATES, ...rates };
     const limiter = (name: LimitName) =>
       new RateLimiterMemory({ keyPrefix: name + KEYS_SEPARATOR, points: this.#points[name], duration: WINDOW_SECONDS });
-    this.#limiters = { address: limiter("address"), user: limiter("user"), auth: limiter("auth"), voucherGuess: limiter("voucherGuess") };
+    this.#limiters = { address: limiter("address"), user: limiter("user"), auth: limiter("auth"), loginGuess: limiter("loginGuess"), voucherGuess: limiter("voucherGuess") };
   }
 
   /** Takes one request off a limit, or throws RATE_LIMITED. The answer's headers tell of the limit that is nearest its end. */
@@ -73,8 +76,15 @@ export class Limits {
 const REMAINING_AT = 3;
 const secondsLeft = (state: RateLimiterRes): number => Math.max(1, Math.ceil(state.msBeforeNext / 1000));
 
-/** An outcome of a guess that was wrong. */
-export const isWrongGuess = (error: unknown): boolean => error instanceof DomainError && error.type === "VOUCHER_NOT_FOUND";
+/** Errors that mean a wrong guess, and the limit their contract's callers have for them. */
+const GUESSES: readonly { readonly error: ErrorCode; readonly limit: LimitName }[] = [
+  { error: "VOUCHER_NOT_FOUND", limit: "voucherGuess" },
+  { error: "BAD_CREDENTIALS", limit: "loginGuess" },
+];
+export type Guess = (typeof GUESSES)[number];
+/** What may be guessed through an action, if anything. */
+export const guessOf = (errors: readonly ErrorCode[]): Guess | undefined => GUESSES.find(({ error }) => errors.includes(error));
+export const isWrong = (guess: Guess, error: unknown): boolean => error instanceof DomainError && error.type === guess.error;
 
 /** Whose requests count together: an IPv4 address, or an IPv6 network of 64 bits, because a customer has all of those. */
 export function addressKey(address: string): string {

@@ -20,7 +20,7 @@ interface MerchantSettings {
 interface Parts {
   settings: MerchantSettings;
   sweeper: NodeJS.Timeout;
-  sweeping: Promise<void>;
+  sweeping: Promise<void> | undefined;
 }
 type This = Service<{}> & Parts;
 
@@ -39,7 +39,6 @@ const merchant: ServiceSchema<{}, {}, Parts> = {
     platform.offer("merchant.settle", drainSettle);
   },
   started() {
-    this.sweeping = Promise.resolve();
     this.sweeper = setInterval(() => sweep(this), this.settings.sweepEveryMs).unref();
   },
   async stopped() {
@@ -49,15 +48,16 @@ const merchant: ServiceSchema<{}, {}, Parts> = {
 };
 export default merchant;
 
-/** One sweep after the other, however long one takes. */
+/** One sweep at a time: while one is slow, its successors are skipped. */
 function sweep(service: This): void {
-  service.sweeping = service.sweeping.then(async () => {
-    try {
-      await finishStuckOpenings(service, service.settings.stuckAfterMs);
-    } catch (error) {
-      service.logger.warn(`openings could not be looked for: ${error instanceof Error ? error.message : String(error)}`);
-    }
-  });
+  service.sweeping ??= finishStuckOpenings(service, service.settings.stuckAfterMs)
+    .then(() => undefined)
+    .catch((error: unknown) =>
+      service.logger.warn(`openings could not be looked for: ${error instanceof Error ? error.message : String(error)}`),
+    )
+    .finally(() => {
+      service.sweeping = undefined;
+    });
 }
 
 async function get(this: Service<{}>, ctx: Ctx<typeof getMerchant>): Promise<Answer<typeof getMerchant>> {

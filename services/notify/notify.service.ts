@@ -31,7 +31,7 @@ const notify: ServiceSchema<StreamSettings, {}, Vars> = {
     },
   },
   created() {
-    this.streams = new Streams(this.settings, (error) => this.logger.warn("streams cannot be served; trying again", error));
+    this.streams = new Streams(this.settings, (error) => this.logger.warn({ err: error }, "streams cannot be served; trying again"));
     journalOf(this.broker).subscribe({ name: "notify", types: TELLING_TYPES, handle: (batch) => tell(this, batch) });
     serveRaw(this.broker, streamEvents, (request) => stream(this, request));
     platformOf(this.broker).metrics.gauge("tuanbar_event_streams", "Open streams of server-sent events", (set) => set(this.streams.size));
@@ -64,6 +64,7 @@ async function stream(service: This, { caller, req, res }: RawRequest): Promise<
   const database = platformOf(service.broker).databaseOf(shardOf(userId));
   const after = seen ?? (await newestNotification(database, userId));
   // Only now, with nothing to wait for any more: two that come at once are counted one after the other.
+  if (service.streams.isClosed) return raise(COMMON_ERRORS, "UNAVAILABLE", { what: "the stream", retryAfterSeconds: 2 });
   if (!service.streams.hasRoom(userId)) {
     return raise(COMMON_ERRORS, "RATE_LIMITED", { retryAfterSeconds: Math.ceil(service.settings.heartbeatMs / 1_000) });
   }

@@ -50,8 +50,12 @@ export class Streams {
     return [...this.#byUser.values()].reduce((sum, streams) => sum + streams.size, 0);
   }
 
+  get isClosed(): boolean {
+    return this.#closed;
+  }
+
   hasRoom(userId: string): boolean {
-    return !this.#closed && (this.#byUser.get(userId)?.size ?? 0) < this.#settings.streamsPerUserMax;
+    return (this.#byUser.get(userId)?.size ?? 0) < this.#settings.streamsPerUserMax;
   }
 
   /** From here the response belongs to the stream, until either side ends it. */
@@ -81,7 +85,7 @@ export class Streams {
 
   async close(): Promise<void> {
     this.#closed = true;
-    for (const streams of this.#byUser.values()) for (const { res } of streams) res.end();
+    for (const streams of this.#byUser.values()) for (const { res, fullSinceMs } of streams) fullSinceMs === undefined ? res.end() : res.destroy();
     this.#byUser.clear();
     this.#nudged.clear();
     this.#stopTimers();
@@ -139,11 +143,15 @@ export class Streams {
     const nowMs = performance.now();
     for (const streams of [...this.#byUser.values()]) {
       for (const stream of [...streams]) {
-        if (nowMs - stream.openedMs > this.#settings.ageMs) stream.res.end();
-        else if (stream.fullSinceMs === undefined) {
+        if (stream.fullSinceMs !== undefined) {
+          // Not `end`: what it has not read would keep it open.
+          if (nowMs - stream.fullSinceMs > this.#settings.heartbeatMs) stream.res.destroy();
+        } else if (nowMs - stream.openedMs > this.#settings.ageMs) {
+          stream.res.end();
+        } else {
           this.#send(stream, `:\n\n`);
           this.#nudge(stream);
-        } else if (nowMs - stream.fullSinceMs > this.#settings.heartbeatMs) stream.res.destroy();
+        }
       }
     }
   }

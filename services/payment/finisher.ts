@@ -57,7 +57,7 @@ export class Finisher {
       await sleep(GATHER_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
       const round = [...this.#waiting.values()];
       this.#waiting = new Map();
-      await this.#end(round).catch((error: unknown) => this.#logger.warn("payments are left to recovery", error));
+      await this.#end(round).catch((error: unknown) => this.#logger.warn({ err: error }, "payments are left to recovery"));
     }
   }
 
@@ -77,7 +77,7 @@ export class Finisher {
     const done: PaymentId[] = [];
     for (const { id } of round) {
       const outcome = outcomes.get(id);
-      if (outcome instanceof Error) this.#logger.warn(`payment ${id} is left to recovery`, outcome);
+      if (outcome instanceof Error) this.#logger.warn({ err: outcome }, `payment ${id} is left to recovery`);
       else if (outcome?.ok) done.push(id);
     }
     const byShard = Map.groupBy(done, (id) => shardKey(shardOf(id)));

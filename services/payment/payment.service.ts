@@ -131,5 +131,5 @@ async function refund(this: This, ctx: Ctx<typeof advanceRefunds>): Promise<unde
 
 /** A hint, not a promise: what fails here is due for recovery. */
 async function onRefundsRequested(this: This, ctx: { readonly params: Shard }): Promise<void> {
-  await this.refunds.payOut(ctx.params).catch((error: unknown) => this.logger.warn("refunds are left to recovery", error));
+  await this.refunds.payOut(ctx.params).catch((error: unknown) => this.logger.warn({ err: error }, "refunds are left to recovery"));
 }

@@ -1,0 +1,423 @@
+-- A city keyspace after 000002-first-sale.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+
+create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
+
+CREATE OR REPLACE FUNCTION public.mint_ids(city integer, slot integer, n integer)
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+AS $function$
+declare
+  first bigint;
+begin
+  if n <= 0 then
+    return '{}';
+  end if;
+  begin
+    perform pg_advisory_lock(7431, 1);
+    select greatest(case when is_called then last_value + 1 else last_value end, ((extract(epoch from clock_timestamp()) * 1000)::bigint - 1735689600000) << 10)
+      into first from id_clock;
+    perform setval('id_clock', first + n - 1);
+    perform pg_advisory_unlock(7431, 1);
+  exception when query_canceled or others then
+    perform pg_advisory_unlock(7431, 1);
+    raise;
+  end;
+  return array(select (base << 12) | (city << 4) | slot from generate_series(first, first + n - 1) base);
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.partition_by_slot(parent regclass, storage text DEFAULT ''::text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  for slot in 0..15 loop
+    execute format('create table %I partition of %s for values in (%s) %s', parent::text || '_' || to_char(slot, 'FM00'), parent, slot, storage);
+  end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.refuse_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  raise exception '% is append-only', tg_table_name using errcode = 'restrict_violation';
+end $function$;
+
+create table accounts (
+  slot smallint not null,
+  account text not null,
+  debits_pending bigint default 0 not null,
+  debits_posted bigint default 0 not null,
+  credits_pending bigint default 0 not null,
+  credits_posted bigint default 0 not null,
+  floored boolean not null,
+  constraint accounts_pkey PRIMARY KEY (slot, account),
+  constraint accounts_credits_pending_check CHECK ((credits_pending >= 0)),
+  constraint accounts_credits_posted_check CHECK ((credits_posted >= 0)),
+  constraint accounts_debits_pending_check CHECK ((debits_pending >= 0)),
+  constraint accounts_debits_posted_check CHECK ((debits_posted >= 0)),
+  constraint accounts_floor CHECK (((NOT floored) OR (((credits_posted - debits_posted) - debits_pending) >= 0)))
+) partition by LIST (slot);
+-- partitions: accounts_00 to accounts_15, one a slot with (fillfactor=50)
+
+create table chain_heads (
+  slot smallint not null,
+  seq bigint not null,
+  hash bytea not null,
+  constraint chain_heads_pkey PRIMARY KEY (slot)
+);
+
+create table deals (
+  slot smallint not null,
+  id bigint not null,
+  merchant_id bigint not null,
+  title text not null,
+  description text not null,
+  price bigint not null,
+  tiers json not null,
+  per_user_limit integer,
+  group_ttl_minutes integer not null,
+  auto_fill_bps integer,
+  sale_starts_at timestamp with time zone,
+  sale_ends_at timestamp with time zone,
+  voucher_valid_days integer not null,
+  refund_anytime boolean not null,
+  refund_expired boolean not null,
+  state text not null,
+  words tsvector not null,
+  created_at timestamp with time zone default now() not null,
+  published_at timestamp with time zone,
+  constraint deals_pkey PRIMARY KEY (slot, id),
+  constraint deals_auto_fill_bps_check CHECK (((auto_fill_bps >= 1) AND (auto_fill_bps <= 10000))),
+  constraint deals_group_ttl_minutes_check CHECK ((group_ttl_minutes > 0)),
+  constraint deals_per_user_limit_check CHECK ((per_user_limit > 0)),
+  constraint deals_price_check CHECK ((price > 0)),
+  constraint deals_state_check CHECK ((state = ANY (ARRAY['DRAFT'::text, 'ON_SALE'::text, 'PAUSED'::text, 'CLOSED'::text]))),
+  constraint deals_voucher_valid_days_check CHECK ((voucher_valid_days > 0))
+) partition by LIST (slot);
+-- partitions: deals_00 to deals_15, one a slot
+CREATE INDEX deals_merchant ON deals USING btree (slot, merchant_id, id);
+CREATE INDEX deals_on_sale_ending ON deals USING btree (COALESCE(sale_ends_at, 'infinity'::timestamp with time zone), id) WHERE (state = 'ON_SALE'::text);
+CREATE INDEX deals_on_sale_newest ON deals USING btree (id) WHERE (state = 'ON_SALE'::text);
+CREATE INDEX deals_on_sale_price ON deals USING btree (price, id) WHERE (state = 'ON_SALE'::text);
+CREATE INDEX deals_words ON deals USING gin (words);
+
+create table events (
+  slot smallint not null,
+  id bigint generated always as identity not null,
+  type text not null,
+  subject bigint not null,
+  actor bigint,
+  request_id text,
+  idem_key text,
+  data json not null,
+  at timestamp with time zone default now() not null,
+  constraint events_pkey PRIMARY KEY (slot, id)
+) partition by LIST (slot);
+-- partitions: events_00 to events_15, one a slot
+
+create table groups (
+  slot smallint not null,
+  id bigint not null,
+  deal_id bigint not null,
+  merchant_id bigint not null,
+  size integer not null,
+  unit_price bigint not null,
+  state text not null,
+  held integer default 0 not null,
+  taken integer default 0 not null,
+  filled integer default 0 not null,
+  leader_id bigint not null,
+  leader_name text not null,
+  ttl_minutes integer not null,
+  sale_ends_at timestamp with time zone,
+  auto_fill_bps integer,
+  deadline timestamp with time zone,
+  created_at timestamp with time zone default now() not null,
+  ended_at timestamp with time zone,
+  constraint groups_pkey PRIMARY KEY (slot, id),
+  constraint groups_filled_check CHECK ((filled >= 0)),
+  constraint groups_held_check CHECK ((held >= 0)),
+  constraint groups_not_overfull CHECK ((((held + taken) + filled) <= size)),
+  constraint groups_size_check CHECK (((size >= 2) AND (size <= 100))),
+  constraint groups_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'OPEN'::text, 'CLOSING'::text, 'FORMED'::text, 'FAILED'::text]))),
+  constraint groups_taken_check CHECK ((taken >= 0)),
+  constraint groups_unit_price_check CHECK ((unit_price > 0))
+) partition by LIST (slot);
+-- partitions: groups_00 to groups_15, one a slot with (fillfactor=70)
+CREATE INDEX groups_due ON groups USING btree (deadline) WHERE (state = ANY (ARRAY['OPEN'::text, 'CLOSING'::text]));
+CREATE INDEX groups_of_deal ON groups USING btree (slot, deal_id, id) WHERE (state = 'OPEN'::text);
+
+create table inbox (
+  consumer text not null,
+  source text not null,
+  event_id bigint not null,
+  at timestamp with time zone default now() not null,
+  constraint inbox_pkey PRIMARY KEY (consumer, source, event_id)
+);
+
+create table keyspace (
+  only_row boolean default true not null,
+  city smallint not null,
+  constraint keyspace_pkey PRIMARY KEY (only_row),
+  constraint keyspace_city_check CHECK (((city >= 0) AND (city <= 255))),
+  constraint keyspace_only_row_check CHECK (only_row)
+);
+
+create table merchants (
+  slot smallint not null,
+  id bigint not null,
+  name text not null,
+  commission_bps integer not null,
+  owner_id bigint not null,
+  owner_username text not null,
+  state text default 'OPEN'::text not null,
+  created_at timestamp with time zone default now() not null,
+  constraint merchants_pkey PRIMARY KEY (slot, id),
+  constraint merchants_commission_bps_check CHECK (((commission_bps >= 0) AND (commission_bps <= 10000))),
+  constraint merchants_state_check CHECK ((state = ANY (ARRAY['OPENING'::text, 'OPEN'::text])))
+) partition by LIST (slot);
+-- partitions: merchants_00 to merchants_15, one a slot
+CREATE INDEX merchants_opening ON merchants USING btree (created_at) WHERE (state = 'OPENING'::text);
+
+create table migrations (
+  number integer not null,
+  name text not null,
+  checksum text not null,
+  at timestamp with time zone default now() not null,
+  constraint migrations_pkey PRIMARY KEY (number)
+);
+
+create table orders (
+  slot smallint not null,
+  id bigint not null,
+  consumer_id bigint not null,
+  merchant_id bigint not null,
+  deal_id bigint not null,
+  group_id bigint,
+  bucket smallint not null,
+  quantity integer not null,
+  unit_price bigint not null,
+  discount bigint not null,
+  amount bigint not null,
+  commission_bps integer not null,
+  voucher_valid_days integer not null,
+  state text not null,
+  idem_key text not null,
+  body_hash bytea not null,
+  created_at timestamp with time zone not null,
+  expires_at timestamp with time zone not null,
+  paid_at timestamp with time zone,
+  ended_at timestamp with time zone,
+  constraint orders_pkey PRIMARY KEY (slot, id),
+  constraint orders_amount_check CHECK ((amount > 0)),
+  constraint orders_check CHECK ((amount = ((unit_price * quantity) - discount))),
+  constraint orders_discount_check CHECK ((discount >= 0)),
+  constraint orders_quantity_check CHECK ((quantity > 0)),
+  constraint orders_state_check CHECK ((state = ANY (ARRAY['PENDING_PAYMENT'::text, 'PAID'::text, 'CONFIRMED'::text, 'COMPLETED'::text, 'CANCELLED'::text, 'EXPIRED'::text, 'REFUNDED'::text]))),
+  constraint orders_unit_price_check CHECK ((unit_price > 0))
+) partition by LIST (slot);
+-- partitions: orders_00 to orders_15, one a slot with (fillfactor=80)
+CREATE UNIQUE INDEX orders_idem_key ON orders USING btree (slot, consumer_id, idem_key);
+CREATE INDEX orders_merchant ON orders USING btree (slot, merchant_id, id);
+CREATE INDEX orders_unpaid ON orders USING btree (expires_at) WHERE (state = 'PENDING_PAYMENT'::text);
+
+create table parked_events (
+  consumer text not null,
+  source text not null,
+  event_id bigint not null,
+  event json not null,
+  error text not null,
+  attempts integer not null,
+  at timestamp with time zone default now() not null,
+  constraint parked_events_pkey PRIMARY KEY (consumer, source, event_id)
+);
+
+create table payments (
+  slot smallint not null,
+  id bigint not null,
+  order_id bigint not null,
+  consumer_id bigint not null,
+  merchant_id bigint not null,
+  channel text not null,
+  amount bigint not null,
+  state text not null,
+  reason text,
+  attempts integer default 0 not null,
+  next_attempt_at timestamp with time zone not null,
+  created_at timestamp with time zone not null,
+  decided_at timestamp with time zone,
+  ended_at timestamp with time zone,
+  constraint payments_pkey PRIMARY KEY (slot, id),
+  constraint payments_amount_check CHECK ((amount > 0)),
+  constraint payments_state_check CHECK ((state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CONFIRMED'::text, 'CANCELLING'::text, 'CANCELLED'::text])))
+) partition by LIST (slot);
+-- partitions: payments_00 to payments_15, one a slot with (fillfactor=70)
+CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE ((state <> 'CANCELLED'::text) AND (state <> 'CANCELLING'::text));
+CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text]));
+
+create table quotas (
+  slot smallint not null,
+  scope bigint not null,
+  user_id bigint not null,
+  used integer not null,
+  cap integer,
+  constraint quotas_pkey PRIMARY KEY (slot, scope, user_id),
+  constraint quotas_used_check CHECK ((used >= 0)),
+  constraint quotas_within_cap CHECK (((cap IS NULL) OR (used <= cap)))
+) partition by LIST (slot);
+-- partitions: quotas_00 to quotas_15, one a slot with (fillfactor=70)
+
+create table refunds (
+  slot smallint not null,
+  id bigint not null,
+  order_id bigint not null,
+  payment_id bigint not null,
+  consumer_id bigint not null,
+  merchant_id bigint not null,
+  quantity integer not null,
+  amount bigint not null,
+  reason text not null,
+  state text not null,
+  attempts integer default 0 not null,
+  last_error text,
+  next_attempt_at timestamp with time zone not null,
+  created_at timestamp with time zone not null,
+  decided_at timestamp with time zone,
+  ended_at timestamp with time zone,
+  constraint refunds_pkey PRIMARY KEY (slot, id),
+  constraint refunds_amount_check CHECK ((amount > 0)),
+  constraint refunds_quantity_check CHECK ((quantity > 0)),
+  constraint refunds_state_check CHECK ((state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'SUCCEEDED'::text, 'ABNORMAL'::text])))
+) partition by LIST (slot);
+-- partitions: refunds_00 to refunds_15, one a slot with (fillfactor=70)
+CREATE INDEX refunds_order ON refunds USING btree (slot, order_id);
+CREATE INDEX refunds_unfinished ON refunds USING btree (next_attempt_at) WHERE (state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text]));
+
+create table relay_marks (
+  consumer text not null,
+  slot smallint not null,
+  event_id bigint not null,
+  replayed boolean not null,
+  epoch integer not null,
+  constraint relay_marks_pkey PRIMARY KEY (consumer, slot)
+);
+
+create table requests (
+  slot smallint not null,
+  caller bigint not null,
+  operation text not null,
+  idem_key text not null,
+  body_hash bytea not null,
+  answer json not null,
+  at timestamp with time zone default now() not null,
+  constraint requests_pkey PRIMARY KEY (slot, caller, idem_key)
+) partition by LIST (slot);
+-- partitions: requests_00 to requests_15, one a slot
+
+create table seats (
+  slot smallint not null,
+  group_id bigint not null,
+  order_id bigint not null,
+  user_id bigint not null,
+  username text not null,
+  state text not null,
+  constraint seats_pkey PRIMARY KEY (slot, group_id, order_id),
+  constraint seats_state_check CHECK ((state = ANY (ARRAY['HELD'::text, 'TAKEN'::text, 'RELEASED'::text, 'REFUNDED'::text])))
+) partition by LIST (slot);
+-- partitions: seats_00 to seats_15, one a slot with (fillfactor=80)
+CREATE UNIQUE INDEX seats_one_a_user ON seats USING btree (slot, group_id, user_id) WHERE (state = ANY (ARRAY['HELD'::text, 'TAKEN'::text]));
+
+create table stock (
+  slot smallint not null,
+  deal_id bigint not null,
+  bucket smallint not null,
+  total integer not null,
+  held integer default 0 not null,
+  sold integer default 0 not null,
+  constraint stock_pkey PRIMARY KEY (slot, deal_id, bucket),
+  constraint stock_held_check CHECK ((held >= 0)),
+  constraint stock_not_oversold CHECK (((held + sold) <= total)),
+  constraint stock_sold_check CHECK ((sold >= 0)),
+  constraint stock_total_check CHECK ((total >= 0))
+) partition by LIST (slot);
+-- partitions: stock_00 to stock_15, one a slot with (fillfactor=50)
+
+create table stock_flows (
+  slot smallint not null,
+  id bigint generated always as identity not null,
+  deal_id bigint not null,
+  bucket smallint not null,
+  total integer not null,
+  held integer not null,
+  sold integer not null,
+  cause text not null,
+  at timestamp with time zone default now() not null,
+  constraint stock_flows_pkey PRIMARY KEY (slot, id)
+) partition by LIST (slot);
+-- partitions: stock_flows_00 to stock_flows_15, one a slot
+CREATE INDEX stock_flows_deal ON stock_flows USING btree (slot, deal_id);
+
+create table tcc_barriers (
+  slot smallint not null,
+  xid bigint not null,
+  branch text not null,
+  phase text not null,
+  by_phase text not null,
+  constraint tcc_barriers_pkey PRIMARY KEY (slot, xid, branch, phase),
+  constraint tcc_barriers_phase_check CHECK ((phase = ANY (ARRAY['try'::text, 'confirm'::text, 'cancel'::text])))
+) partition by LIST (slot);
+-- partitions: tcc_barriers_00 to tcc_barriers_15, one a slot
+
+create table transfers (
+  slot smallint not null,
+  id bigint not null,
+  seq bigint not null,
+  debit_account text not null,
+  credit_account text not null,
+  amount bigint not null,
+  code text not null,
+  state text not null,
+  business_key text not null,
+  pending_id bigint,
+  order_id bigint,
+  at timestamp with time zone not null,
+  prev_hash bytea not null,
+  hash bytea not null,
+  constraint transfers_pkey PRIMARY KEY (slot, id),
+  constraint transfers_amount_check CHECK ((amount > 0)),
+  constraint transfers_check CHECK ((debit_account <> credit_account)),
+  constraint transfers_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'POSTED'::text, 'VOIDED'::text])))
+) partition by LIST (slot);
+-- partitions: transfers_00 to transfers_15, one a slot
+CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (slot, code, business_key, state);
+CREATE INDEX transfers_credit ON transfers USING btree (slot, credit_account, id);
+CREATE INDEX transfers_debit ON transfers USING btree (slot, debit_account, id);
+CREATE UNIQUE INDEX transfers_pending ON transfers USING btree (slot, pending_id) WHERE (pending_id IS NOT NULL);
+CREATE UNIQUE INDEX transfers_seq ON transfers USING btree (slot, seq);
+CREATE TRIGGER transfers_append_only BEFORE DELETE OR UPDATE ON transfers FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+create table vouchers (
+  slot smallint not null,
+  id bigint not null,
+  order_id bigint not null,
+  deal_id bigint not null,
+  merchant_id bigint not null,
+  consumer_id bigint not null,
+  unit smallint not null,
+  amount bigint not null,
+  code text not null,
+  state text not null,
+  issued_at timestamp with time zone not null,
+  valid_until timestamp with time zone not null,
+  redeemed_at timestamp with time zone,
+  constraint vouchers_pkey PRIMARY KEY (slot, id),
+  constraint vouchers_amount_check CHECK ((amount > 0)),
+  constraint vouchers_code_check CHECK ((code ~ '^[0-9]{16}$'::text)),
+  constraint vouchers_state_check CHECK ((state = ANY (ARRAY['ISSUED'::text, 'REDEEMED'::text, 'SETTLED'::text, 'REFUNDING'::text, 'REFUNDED'::text, 'EXPIRED'::text])))
+) partition by LIST (slot);
+-- partitions: vouchers_00 to vouchers_15, one a slot with (fillfactor=80)
+CREATE UNIQUE INDEX vouchers_code ON vouchers USING btree (slot, code);
+CREATE UNIQUE INDEX vouchers_order ON vouchers USING btree (slot, order_id, unit);
+
+create publication events for table events with (publish = 'insert', publish_via_partition_root = t);

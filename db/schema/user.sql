@@ -1,0 +1,243 @@
+-- A user keyspace after 000002-first-sale.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+
+create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
+
+CREATE OR REPLACE FUNCTION public.mint_ids(city integer, slot integer, n integer)
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+AS $function$
+declare
+  first bigint;
+begin
+  if n <= 0 then
+    return '{}';
+  end if;
+  begin
+    perform pg_advisory_lock(7431, 1);
+    select greatest(case when is_called then last_value + 1 else last_value end, ((extract(epoch from clock_timestamp()) * 1000)::bigint - 1735689600000) << 10)
+      into first from id_clock;
+    perform setval('id_clock', first + n - 1);
+    perform pg_advisory_unlock(7431, 1);
+  exception when query_canceled or others then
+    perform pg_advisory_unlock(7431, 1);
+    raise;
+  end;
+  return array(select (base << 12) | (city << 4) | slot from generate_series(first, first + n - 1) base);
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.partition_by_slot(parent regclass, storage text DEFAULT ''::text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  for slot in 0..15 loop
+    execute format('create table %I partition of %s for values in (%s) %s', parent::text || '_' || to_char(slot, 'FM00'), parent, slot, storage);
+  end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.refuse_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  raise exception '% is append-only', tg_table_name using errcode = 'restrict_violation';
+end $function$;
+
+create table accounts (
+  slot smallint not null,
+  account text not null,
+  debits_pending bigint default 0 not null,
+  debits_posted bigint default 0 not null,
+  credits_pending bigint default 0 not null,
+  credits_posted bigint default 0 not null,
+  floored boolean not null,
+  constraint accounts_pkey PRIMARY KEY (slot, account),
+  constraint accounts_credits_pending_check CHECK ((credits_pending >= 0)),
+  constraint accounts_credits_posted_check CHECK ((credits_posted >= 0)),
+  constraint accounts_debits_pending_check CHECK ((debits_pending >= 0)),
+  constraint accounts_debits_posted_check CHECK ((debits_posted >= 0)),
+  constraint accounts_floor CHECK (((NOT floored) OR (((credits_posted - debits_posted) - debits_pending) >= 0)))
+) partition by LIST (slot);
+-- partitions: accounts_00 to accounts_15, one a slot with (fillfactor=50)
+
+create table chain_heads (
+  slot smallint not null,
+  seq bigint not null,
+  hash bytea not null,
+  constraint chain_heads_pkey PRIMARY KEY (slot)
+);
+
+create table events (
+  slot smallint not null,
+  id bigint generated always as identity not null,
+  type text not null,
+  subject bigint not null,
+  actor bigint,
+  request_id text,
+  idem_key text,
+  data json not null,
+  at timestamp with time zone default now() not null,
+  constraint events_pkey PRIMARY KEY (slot, id)
+) partition by LIST (slot);
+-- partitions: events_00 to events_15, one a slot
+
+create table inbox (
+  consumer text not null,
+  source text not null,
+  event_id bigint not null,
+  at timestamp with time zone default now() not null,
+  constraint inbox_pkey PRIMARY KEY (consumer, source, event_id)
+);
+
+create table keyspace (
+  only_row boolean default true not null,
+  city smallint not null,
+  constraint keyspace_pkey PRIMARY KEY (only_row),
+  constraint keyspace_city_check CHECK (((city >= 0) AND (city <= 255))),
+  constraint keyspace_only_row_check CHECK (only_row)
+);
+
+create table migrations (
+  number integer not null,
+  name text not null,
+  checksum text not null,
+  at timestamp with time zone default now() not null,
+  constraint migrations_pkey PRIMARY KEY (number)
+);
+
+create table notifications (
+  slot smallint not null,
+  user_id bigint not null,
+  id bigint generated always as identity not null,
+  source text not null,
+  event_id bigint not null,
+  kind text not null,
+  data json not null,
+  at timestamp with time zone not null,
+  read_at timestamp with time zone,
+  constraint notifications_pkey PRIMARY KEY (slot, user_id, source, event_id)
+) partition by LIST (slot);
+-- partitions: notifications_00 to notifications_15, one a slot
+CREATE INDEX notifications_newest ON notifications USING btree (slot, user_id, id);
+
+create table order_index (
+  slot smallint not null,
+  user_id bigint not null,
+  order_id bigint not null,
+  constraint order_index_pkey PRIMARY KEY (slot, user_id, order_id)
+) partition by LIST (slot);
+-- partitions: order_index_00 to order_index_15, one a slot
+
+create table parked_events (
+  consumer text not null,
+  source text not null,
+  event_id bigint not null,
+  event json not null,
+  error text not null,
+  attempts integer not null,
+  at timestamp with time zone default now() not null,
+  constraint parked_events_pkey PRIMARY KEY (consumer, source, event_id)
+);
+
+create table refresh_tokens (
+  slot smallint not null,
+  token_hash bytea not null,
+  family bigint not null,
+  user_id bigint not null,
+  state text not null,
+  expires_at timestamp with time zone not null,
+  constraint refresh_tokens_pkey PRIMARY KEY (slot, token_hash),
+  constraint refresh_tokens_state_check CHECK ((state = ANY (ARRAY['LIVE'::text, 'USED'::text, 'REVOKED'::text])))
+) partition by LIST (slot);
+-- partitions: refresh_tokens_00 to refresh_tokens_15, one a slot
+CREATE INDEX refresh_tokens_family ON refresh_tokens USING btree (slot, family);
+CREATE INDEX refresh_tokens_user ON refresh_tokens USING btree (slot, user_id);
+
+create table relay_marks (
+  consumer text not null,
+  slot smallint not null,
+  event_id bigint not null,
+  replayed boolean not null,
+  epoch integer not null,
+  constraint relay_marks_pkey PRIMARY KEY (consumer, slot)
+);
+
+create table requests (
+  slot smallint not null,
+  caller bigint not null,
+  operation text not null,
+  idem_key text not null,
+  body_hash bytea not null,
+  answer json not null,
+  at timestamp with time zone default now() not null,
+  constraint requests_pkey PRIMARY KEY (slot, caller, idem_key)
+) partition by LIST (slot);
+-- partitions: requests_00 to requests_15, one a slot
+
+create table tcc_barriers (
+  slot smallint not null,
+  xid bigint not null,
+  branch text not null,
+  phase text not null,
+  by_phase text not null,
+  constraint tcc_barriers_pkey PRIMARY KEY (slot, xid, branch, phase),
+  constraint tcc_barriers_phase_check CHECK ((phase = ANY (ARRAY['try'::text, 'confirm'::text, 'cancel'::text])))
+) partition by LIST (slot);
+-- partitions: tcc_barriers_00 to tcc_barriers_15, one a slot
+
+create table topups (
+  slot smallint not null,
+  id bigint not null,
+  user_id bigint not null,
+  channel text not null,
+  amount bigint not null,
+  state text not null,
+  created_at timestamp with time zone default now() not null,
+  constraint topups_pkey PRIMARY KEY (slot, id),
+  constraint topups_amount_check CHECK ((amount > 0)),
+  constraint topups_state_check CHECK ((state = ANY (ARRAY['PROCESSING'::text, 'SUCCEEDED'::text, 'FAILED'::text])))
+) partition by LIST (slot);
+-- partitions: topups_00 to topups_15, one a slot
+
+create table transfers (
+  slot smallint not null,
+  id bigint not null,
+  seq bigint not null,
+  debit_account text not null,
+  credit_account text not null,
+  amount bigint not null,
+  code text not null,
+  state text not null,
+  business_key text not null,
+  pending_id bigint,
+  order_id bigint,
+  at timestamp with time zone not null,
+  prev_hash bytea not null,
+  hash bytea not null,
+  constraint transfers_pkey PRIMARY KEY (slot, id),
+  constraint transfers_amount_check CHECK ((amount > 0)),
+  constraint transfers_check CHECK ((debit_account <> credit_account)),
+  constraint transfers_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'POSTED'::text, 'VOIDED'::text])))
+) partition by LIST (slot);
+-- partitions: transfers_00 to transfers_15, one a slot
+CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (slot, code, business_key, state);
+CREATE INDEX transfers_credit ON transfers USING btree (slot, credit_account, id);
+CREATE INDEX transfers_debit ON transfers USING btree (slot, debit_account, id);
+CREATE UNIQUE INDEX transfers_pending ON transfers USING btree (slot, pending_id) WHERE (pending_id IS NOT NULL);
+CREATE UNIQUE INDEX transfers_seq ON transfers USING btree (slot, seq);
+CREATE TRIGGER transfers_append_only BEFORE DELETE OR UPDATE ON transfers FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+create table users (
+  slot smallint not null,
+  id bigint not null,
+  username text not null,
+  password_hash text not null,
+  roles text[] not null,
+  merchant_id bigint,
+  created_at timestamp with time zone default now() not null,
+  constraint users_pkey PRIMARY KEY (slot, id)
+) partition by LIST (slot);
+-- partitions: users_00 to users_15, one a slot
+CREATE UNIQUE INDEX users_username ON users USING btree (slot, username);
+
+create publication events for table events with (publish = 'insert', publish_via_partition_root = t);
