@@ -190,11 +190,11 @@ class OrdersBench {
   }
 
   /**
-   * Every shopper looks at the deal before the sale begins, as shoppers do: checking the signature of a token that was never seen costs as much as
+   * Every shopper opens the app before the sale begins, as shoppers do: checking the signature of a token that was never seen costs as much as
    * an order, and belongs to no section below. What it costs is `arrivals`.
    */
-  async #arrive(bench: Bench, dealId: string): Promise<void> {
-    const plan: Plan = { kind: "arrivals", dealId, firstShopper: 0, shoppers: SHOPPERS };
+  async #arrive(bench: Bench): Promise<void> {
+    const plan: Plan = { kind: "arrivals", firstShopper: 0, shoppers: SHOPPERS };
     const count = ({ answers }: { answers: Readonly<Record<string, number>> }): number => answers["200"] ?? 0;
     this.#arrivals.push(await bench.measure({ name: "arrivals", plan, connections: CONNECTIONS, warmSeconds: 0, seconds: 0, count }));
   }
@@ -202,7 +202,7 @@ class OrdersBench {
   /** (a) */
   async #drain(bench: Bench): Promise<Measured> {
     const deal = await this.#hotDeal(bench);
-    await this.#arrive(bench, deal);
+    await this.#arrive(bench);
     return this.#load(bench, "orders.drain", ordersOf([deal]));
   }
 
@@ -210,7 +210,7 @@ class OrdersBench {
   async #variant(bench: Bench, variant: Variant): Promise<Measured> {
     const deal = await this.#hotDeal(bench);
     await bench.evidence.spreadStock(deal, BUCKETS[variant]);
-    await this.#arrive(bench, deal);
+    await this.#arrive(bench);
     const measured = await this.#load(bench, `orders.${variant}`, ordersOf([deal]));
     await bench.settle();
     return measured;

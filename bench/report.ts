@@ -88,7 +88,7 @@ function verdict(figures: readonly Figure[], { figure, holds, value }: Target): 
 }
 
 const SECTIONS: readonly (readonly [string, string])[] = [
-  ["arrivals", "a deal looked at, token never seen"],
+  ["arrivals", "GET /cities, token never seen"],
   ["orders.drain", "(a) one hot deal, 256 connections"],
   ["orders.drain.64", "(a) at 64 connections"],
   ["orders.drain.at80", "(a) open loop at 80 % of its rate"],

@@ -48,6 +48,8 @@ const SHORT_REPLAY_PAGES = 10;
 /** A transaction is in the log before it can be seen in the table: by microseconds, unless its process is kept from running. */
 const SEEN_MS = 1_000;
 
+const HANDLED = Symbol("handled");
+
 export class Lane implements Reader {
   readonly #consumer: EventConsumer;
   readonly #types: ReadonlySet<string>;
@@ -141,7 +143,10 @@ export class Lane implements Reader {
     const due = new Map([...this.#marks].filter(([slot]) => this.#due.has(slot)));
     const after = await this.#persist(() => replayFrom(this.#database, due), stopping);
     for (let pages = 0; after && after.size > 0; pages++) {
-      const events = pages < pagesMax ? await this.#persist(() => pageOfEvents(this.#database, this.#database.city, after, PAGE_EVENTS_MAX), stopping) : undefined;
+      const events =
+        pages < pagesMax
+          ? await this.#persist(() => pageOfEvents(this.#database, this.#database.city, after, PAGE_EVENTS_MAX), stopping)
+          : undefined;
       if (!events) return false;
       const concerned = events.filter((event) => this.#types.has(event.type));
       for (let at = 0; at < concerned.length; at += BATCH_EVENTS_MAX) {
@@ -172,8 +177,11 @@ export class Lane implements Reader {
         return (await this.#deliver(batch.slice(0, half), stopping)) && this.#deliver(batch.slice(half), stopping);
       }
       if (attempt === TRIES_MAX) {
-        const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-        const parked = await this.#persist(() => parkEvent(this.#database, this.#consumer.name, first, text, attempt).then(() => true), stopping);
+        const text = error.stack ?? error.message;
+        const parked = await this.#persist(
+          () => parkEvent(this.#database, this.#consumer.name, first, text, attempt).then(() => true),
+          stopping,
+        );
         if (!parked) return false;
         this.#watch.parked(this.#consumer.name, first, error);
         break;
@@ -188,14 +196,14 @@ export class Lane implements Reader {
   }
 
   /** HANDLED, or what is wrong with the batch; a database that is away is thrown. */
-  async #attempt(batch: readonly StoredEvent[]): Promise<{}> {
+  async #attempt(batch: readonly StoredEvent[]): Promise<Error | typeof HANDLED> {
     try {
       await this.#consumer.handle(batch);
       this.#watch.handled(this.#consumer.name, batch.length);
       return HANDLED;
     } catch (error) {
       if (isPassing(error)) throw error;
-      return error ?? new Error("the consumer rejected with nothing");
+      return error instanceof Error ? error : new Error(`the consumer threw ${String(error)}`);
     }
   }
 
@@ -213,8 +221,6 @@ export class Lane implements Reader {
     return undefined;
   }
 }
-
-const HANDLED = Symbol("handled");
 
 /** Not the events' fault: it goes away by itself. */
 const isPassing = (error: unknown): boolean =>

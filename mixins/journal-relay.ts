@@ -138,7 +138,8 @@ export class Relay {
       this.#state = "reading";
       this.#complaint = "";
       const reason = await session.run(this.#stopping.signal, () => this.#look(replicationSlot));
-      if (!this.#stopping.signal.aborted) this.#logger.warn(`reading the events of ${this.database.name} was interrupted: ${reason.message}`);
+      if (!this.#stopping.signal.aborted)
+        this.#logger.warn(`reading the events of ${this.database.name} was interrupted: ${reason.message}`);
     } finally {
       this.#current = undefined;
       await session.close();
@@ -150,7 +151,9 @@ export class Relay {
     if (found === "free" || found === "busy") return;
     await distrustMarks(this.database);
     if (found === "lost") {
-      this.#logger.error(`alarm: the replication slot ${name} had fallen too far behind and was given up by PostgreSQL; reading the events table instead`);
+      this.#logger.error(
+        `alarm: the replication slot ${name} had fallen too far behind and was given up by PostgreSQL; reading the events table instead`,
+      );
       await dropReplicationSlot(this.database, name);
     }
     await createReplicationSlot(this.database, name).catch((error: unknown) => {
@@ -165,7 +168,8 @@ export class Relay {
     if (alarming && !this.#alarmed) {
       this.#logger.error(`alarm: the relay of ${this.database.name} is ${Math.round(this.#health.lagBytes / 2 ** 20)} MB of log behind`);
     }
-    if (!alarming && this.#alarmed) this.#logger.info(`the relay of ${this.database.name} has caught up (was ${Math.round(before.lagBytes / 2 ** 20)} MB behind)`);
+    if (!alarming && this.#alarmed)
+      this.#logger.info(`the relay of ${this.database.name} has caught up (was ${Math.round(before.lagBytes / 2 ** 20)} MB behind)`);
     this.#alarmed = alarming;
   }
 }
@@ -215,7 +219,14 @@ class Session implements ReplicationListener {
     this.#epoch = epoch;
     const watch: LaneWatch = { ...this.#watch, unreachable: () => this.#checkDatabase() };
     for (const consumer of this.#consumers) {
-      this.#lanes.push(new Lane(consumer, this.#database, marks.filter((mark) => mark.consumer === consumer.name), watch));
+      this.#lanes.push(
+        new Lane(
+          consumer,
+          this.#database,
+          marks.filter((mark) => mark.consumer === consumer.name),
+          watch,
+        ),
+      );
     }
   }
 
@@ -268,13 +279,14 @@ class Session implements ReplicationListener {
     if (urgent && this.#lanes.length > 0) this.#confirm(this.#window.settle());
   }
 
-  /** A lane got on: there may be room again. */
-  #moved(): void {
-    this.#window.settle();
+  /** A lane got on: there may be room again. Returns what may be confirmed. */
+  #moved(): bigint {
+    const position = this.#window.settle();
     if (this.#paused && this.#window.waiting <= WINDOW_EVENTS_MAX / 2) {
       this.#paused = false;
       this.#stream?.resume();
     }
+    return position;
   }
 
   #end(reason: Error): void {
@@ -286,7 +298,8 @@ class Session implements ReplicationListener {
   async #tickUntilEnd(look: () => Promise<void>): Promise<void> {
     while (!this.#ending.signal.aborted) {
       const nowMs = performance.now();
-      const position = this.#window.settle();
+      // Also here: a lane that leaves the window to read the table makes room without getting on.
+      const position = this.#moved();
       if (position > this.#confirmed) this.#confirm(position);
       try {
         if (nowMs - this.#savedMs > SAVE_MARKS_MS) await this.#saveMarks();
@@ -334,4 +347,5 @@ const ALIVE = { name: "journal/alive", text: "select 1" };
 /** The server itself is away; having waited too long for a connection is something else. */
 const isDown = (error: unknown): error is Error =>
   error instanceof DatabaseUnavailable &&
-  (sqlState(error.cause)?.startsWith("57P") === true || ["ECONNREFUSED", "ENOENT"].includes((error.cause as NodeJS.ErrnoException | undefined)?.code ?? ""));
+  (sqlState(error.cause)?.startsWith("57P") === true ||
+    ["ECONNREFUSED", "ENOENT"].includes((error.cause as NodeJS.ErrnoException | undefined)?.code ?? ""));

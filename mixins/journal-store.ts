@@ -16,7 +16,10 @@ export async function replicationSlotName(tx: Queryable): Promise<string> {
   return row?.slot_name ?? "";
 }
 
-const LOOK: Statement = { name: "journal/look", text: `select wal_status, active from pg_replication_slots where slot_name = $1 and database = current_database()` };
+const LOOK: Statement = {
+  name: "journal/look",
+  text: `select wal_status, active from pg_replication_slots where slot_name = $1 and database = current_database()`,
+};
 /** `lost`: the server has thrown away log that was not read yet; such a slot is good for nothing but dropping. */
 export async function lookAtReplicationSlot(tx: Queryable, name: string): Promise<"missing" | "lost" | "busy" | "free"> {
   const [row] = await tx.query<{ wal_status: string | null; active: boolean }>(LOOK, [name]);
@@ -56,7 +59,11 @@ const TAKE: Statement = {
  * A relay takes over. A consumer that is new begins at the first event there is; one that is not here will have missed what passes now, so it
  * will read the table when it is back.
  */
-export async function takeMarks(tx: Queryable, consumers: readonly string[], slots: readonly number[]): Promise<{ epoch: number; marks: Mark[] }> {
+export async function takeMarks(
+  tx: Queryable,
+  consumers: readonly string[],
+  slots: readonly number[],
+): Promise<{ epoch: number; marks: Mark[] }> {
   await tx.query(MEET, [consumers, slots]);
   const rows = await tx.query<{ consumer: string; slot: number; event_id: string; replayed: boolean; epoch: number }>(TAKE, [consumers]);
   const marks = rows.map((row): Mark => ({ consumer: row.consumer, slot: row.slot, eventId: row.event_id, replayed: row.replayed }));
@@ -71,7 +78,13 @@ const SAVE: Statement = {
      where m.consumer = v.consumer and m.slot = v.slot and m.epoch = $1`,
 };
 export async function saveMarks(tx: Queryable, epoch: number, marks: readonly Mark[]): Promise<void> {
-  await tx.query(SAVE, [epoch, marks.map((m) => m.consumer), marks.map((m) => m.slot), marks.map((m) => m.eventId), marks.map((m) => m.replayed)]);
+  await tx.query(SAVE, [
+    epoch,
+    marks.map((m) => m.consumer),
+    marks.map((m) => m.slot),
+    marks.map((m) => m.eventId),
+    marks.map((m) => m.replayed),
+  ]);
 }
 
 /**
@@ -118,7 +131,14 @@ const PARK: Statement = {
 export async function parkEvent(tx: Queryable, consumer: string, event: StoredEvent, error: string, attempts: number): Promise<void> {
   const { type, subject, actor, requestId, idemKey, data, at } = event;
   const told = error.replaceAll("\0", "").slice(0, 4_000);
-  await tx.query(PARK, [consumer, event.source, event.id, JSON.stringify({ type, subject, actor, requestId, idemKey, data, at }), told, attempts]);
+  await tx.query(PARK, [
+    consumer,
+    event.source,
+    event.id,
+    JSON.stringify({ type, subject, actor, requestId, idemKey, data, at }),
+    told,
+    attempts,
+  ]);
 }
 
 const HEALTH: Statement = {
@@ -144,7 +164,11 @@ const ONCE: Statement = {
  * before. `tx` is the transaction of the effect, so that both happen or neither.
  */
 export async function once<E extends StoredEvent>(tx: Queryable, consumer: string, events: readonly E[]): Promise<E[]> {
-  const rows = await tx.query<{ source: string; event_id: string }>(ONCE, [consumer, events.map((event) => event.source), events.map((event) => event.id)]);
+  const rows = await tx.query<{ source: string; event_id: string }>(ONCE, [
+    consumer,
+    events.map((event) => event.source),
+    events.map((event) => event.id),
+  ]);
   const fresh = new Set(rows.map((row) => `${row.source} ${row.event_id}`));
   // A batch may hold an event twice; its first is the one that counts.
   return events.filter((event) => fresh.delete(`${event.source} ${event.id}`));

@@ -28,7 +28,7 @@ export class Journal {
     invariant(this.#relays === undefined, `${consumer.name} subscribes before the relays start`);
     invariant(!this.#consumers.some(({ name }) => name === consumer.name), `${consumer.name} is one event consumer`);
     // Lanes give a consumer the types it named and no others.
-    this.#consumers.push(consumer as unknown as EventConsumer);
+    this.#consumers.push(consumer);
   }
 
   get relays(): readonly Relay[] {
@@ -38,7 +38,8 @@ export class Journal {
   /** Returns at once. Without consumers nothing is read: nobody could say that it was handled. */
   start(databases: Iterable<Database>, metrics: Metrics, logger: Logger): void {
     const consumers = [...this.#consumers];
-    this.#relays = consumers.length === 0 ? [] : [...databases].map((database) => new Relay(database, consumers, logger, laneWatch(metrics, logger)));
+    this.#relays =
+      consumers.length === 0 ? [] : [...databases].map((database) => new Relay(database, consumers, logger, laneWatch(metrics, logger)));
     for (const relay of this.#relays) relay.start();
   }
 

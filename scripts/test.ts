@@ -14,7 +14,7 @@ const asked = process.argv.slice(2);
 const files = asked.length > 0 ? asked : globSync("tests/**/*.test.ts", { cwd: root }).toSorted();
 
 const dataDir = mkdtempSync(join(tmpdir(), "tuanbar-tests-"));
-const postgres = await startEmbeddedPostgres({ dataDir, log: (line) => process.stderr.write(`${line}\n`) });
+const postgres = await startEmbeddedPostgres({ dataDir, throwaway: true, log: (line) => process.stderr.write(`${line}\n`) });
 const tests = spawn(process.execPath, ["--test", "--test-concurrency=2", "--test-timeout=240000", ...files], {
   cwd: root,
   stdio: "inherit",

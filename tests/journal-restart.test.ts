@@ -42,7 +42,20 @@ describe("the journal on a PostgreSQL in trouble", () => {
     test(`goes on after PostgreSQL was ended by ${signal} with events under way`, async (t) => {
       let hold = true;
       // Nothing can be confirmed while the server wants to go: a fast shutdown must not wait for what cannot come.
-      const { journal } = startJournal([sh], [effectConsumer(signal, user), { name: "away", types: ["order.created"], handle: () => (hold ? user.query({ name: "test/alive", text: "select 1" }).then(() => Promise.reject(new Error("not yet"))) : Promise.resolve()) }]);
+      const { journal } = startJournal(
+        [sh],
+        [
+          effectConsumer(signal, user),
+          {
+            name: "away",
+            types: ["order.created"],
+            handle: () =>
+              hold
+                ? user.query({ name: "test/alive", text: "select 1" }).then(() => Promise.reject(new Error("not yet")))
+                : Promise.resolve(),
+          },
+        ],
+      );
       await tell(1, 100);
       await until("it has begun", () => settled(signal));
       const { pid } = postgres;
@@ -50,7 +63,12 @@ describe("the journal on a PostgreSQL in trouble", () => {
       process.kill(pid, signal);
       await until("PostgreSQL runs again", () => postgres.pid !== pid);
       hold = false;
-      await until("it can be written to", () => tell(2, 100).then(() => true, () => false));
+      await until("it can be written to", () =>
+        tell(2, 100).then(
+          () => true,
+          () => false,
+        ),
+      );
       t.diagnostic(`written to again after ${Math.round(performance.now() - startedMs)} ms`);
       await until("everything is told", () => settled(signal));
       await journal.stop();
@@ -68,7 +86,10 @@ describe("the journal on a PostgreSQL in trouble", () => {
     }
     await tell(3, 50);
     await sh.query({ name: "test/checkpoint", text: "checkpoint" });
-    const [{ status } = { status: "" }] = await sh.query<{ status: string }>({ name: "test/status", text: "select wal_status as status from pg_replication_slots" });
+    const [{ status } = { status: "" }] = await sh.query<{ status: string }>({
+      name: "test/status",
+      text: "select wal_status as status from pg_replication_slots",
+    });
     assert.equal(status, "lost");
     const second = startJournal([sh], [effectConsumer("lost", user)]);
     await tell(3, 50);

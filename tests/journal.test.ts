@@ -67,7 +67,10 @@ describe("the journal", () => {
     await journal.stop();
     assert.deepEqual(await effectsOf(user, "first"), { events: 1_015, distinct: 1_015 });
     assert.deepEqual([...order.keys()].sort(), ["1/3", "1/4", "3/3"]);
-    assert.deepEqual(order.get("1/3"), Array.from({ length: 1_000 }, (_, index) => index + 1));
+    assert.deepEqual(
+      order.get("1/3"),
+      Array.from({ length: 1_000 }, (_, index) => index + 1),
+    );
   });
 
   test("carries an event's fields and parses its data", async () => {
@@ -75,7 +78,19 @@ describe("the journal", () => {
     const fields: EventConsumer<"order.created"> = {
       name: "fields",
       types: ["order.created"],
-      handle: async (batch) => void seen.push(...batch.map(({ source, type, subject, actor, requestId, idemKey, at, data }) => ({ source, type, subject, actor, requestId, idemKey, fresh: new Date(at).getTime() > 0, amount: data.amount }))),
+      handle: async (batch) =>
+        void seen.push(
+          ...batch.map(({ source, type, subject, actor, requestId, idemKey, at, data }) => ({
+            source,
+            type,
+            subject,
+            actor,
+            requestId,
+            idemKey,
+            fresh: new Date(at).getTime() > 0,
+            amount: data.amount,
+          })),
+        ),
     };
     const { journal } = startJournal([sh], [fields]);
     // From the table and from the log: both look the same.
@@ -83,7 +98,16 @@ describe("the journal", () => {
     await tell(5, 1);
     await until("the news is told", () => seen.length >= told);
     await journal.stop();
-    const expected = { source: "1/5", type: "order.created", subject: "1000", actor: undefined, requestId: "request", idemKey: "团购 key", fresh: true, amount: 9_900 };
+    const expected = {
+      source: "1/5",
+      type: "order.created",
+      subject: "1000",
+      actor: undefined,
+      requestId: "request",
+      idemKey: "团购 key",
+      fresh: true,
+      amount: 9_900,
+    };
     assert.deepEqual(seen.at(-1), expected);
     assert.deepEqual(seen[0], { ...expected, source: "1/3" });
   });
@@ -150,11 +174,20 @@ describe("the journal", () => {
     await journal.stop();
     assert.equal(tries, 5);
     assert.deepEqual(await effectsOf(user, "picky"), { events: told - 1, distinct: told - 1 });
-    const parked = await sh.query<{ consumer: string; source: string; error: string; attempts: number; event: { data: { quantity: number } } }>({
+    const parked = await sh.query<{
+      consumer: string;
+      source: string;
+      error: string;
+      attempts: number;
+      event: { data: { quantity: number } };
+    }>({
       name: "test/parked",
       text: "select consumer, source, error, attempts, event from parked_events",
     });
-    assert.deepEqual(parked.map(({ consumer, source, attempts, event }) => [consumer, source, attempts, event.data.quantity]), [["picky", "1/8", 5, 42]]);
+    assert.deepEqual(
+      parked.map(({ consumer, source, attempts, event }) => [consumer, source, attempts, event.data.quantity]),
+      [["picky", "1/8", 5, 42]],
+    );
     assert.match(parked[0]?.error ?? "", /42 is {2}too much/);
     assert.equal(log.filter((line) => line.startsWith("error: alarm: event order.created")).length, 1);
     assert.match(await metrics.registry.metrics(), /tuanbar_events_total\{consumer="picky",outcome="parked"\} 1/);
@@ -182,8 +215,14 @@ describe("the journal", () => {
     await until("the history is told", async () => (await effectsOf(user, "gap")).events >= told);
     await first.journal.stop();
     // Only what may have been under way around the mark, a minute before it, is read again.
-    await sh.query({ name: "test/age", text: "update events e set at = at - interval '1 hour' where id < (select max(id) from events n where n.slot = e.slot)" });
-    await sh.query({ name: "test/drop", text: "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()" });
+    await sh.query({
+      name: "test/age",
+      text: "update events e set at = at - interval '1 hour' where id < (select max(id) from events n where n.slot = e.slot)",
+    });
+    await sh.query({
+      name: "test/drop",
+      text: "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()",
+    });
     await tell(10, 40);
     deliveries = 0;
     const second = startJournal([sh], [consumer]);
@@ -241,6 +280,26 @@ describe("the journal", () => {
     await journal.stop();
   });
 
+  test("a long history does not hold up what others hear meanwhile, and leaves no gap behind it", async () => {
+    await tell(3, 4_000);
+    let present = 0;
+    const others: EventConsumer<"order.created"> = {
+      name: "slow",
+      types: ["order.created"],
+      handle: async (batch) => void (present += batch.length),
+    };
+    const late = effectConsumer("late", user, () => new Promise((resolve) => setTimeout(resolve, 10)));
+    const { journal } = startJournal([sh], [others, late]);
+    await until("it reads", () => journal.relays[0]?.state === "reading");
+    for (let round = 0; round < 20; round++) await tell(13, 50);
+    await until("the others hear the news", () => present >= 5_000);
+    await until("it hears everything", async () => (await effectsOf(user, "late")).events >= told);
+    await tell(13, 5);
+    await until("it hears the news", async () => (await effectsOf(user, "late")).events >= told);
+    await journal.stop();
+    assert.deepEqual(await effectsOf(user, "late"), { events: told, distinct: told });
+  });
+
   test("the replication slot does not hold log that other databases write", async () => {
     const { journal } = startJournal([hz], [effectConsumer("first", user)]);
     await until("it reads", () => journal.relays[0]?.state === "reading");
@@ -248,7 +307,10 @@ describe("the journal", () => {
     const [{ now } = { now: "" }] = await sh.query<{ now: string }>({ name: "test/now", text: "select pg_current_wal_lsn()::text as now" });
     await until("it is confirmed up to now", async () => {
       const [row] = await hz.query<{ passed: boolean }>(
-        { name: "test/passed", text: "select confirmed_flush_lsn >= $1::pg_lsn as passed from pg_replication_slots where database = current_database()" },
+        {
+          name: "test/passed",
+          text: "select confirmed_flush_lsn >= $1::pg_lsn as passed from pg_replication_slots where database = current_database()",
+        },
         [now],
       );
       return row?.passed ?? false;

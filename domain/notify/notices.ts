@@ -39,14 +39,25 @@ type Telling = { readonly [T in EventType]?: (data: EventData[T]) => readonly No
 const TELLING = {
   "order.moved": ({ consumerId, orderId, dealId, groupId, quantity, amount, to }) => {
     const kind = ORDER_NEWS[to];
-    return kind ? [{ userId: consumerId, kind, data: { orderId, dealId, ...(groupId === undefined ? {} : { groupId }), quantity, amount } }] : [];
+    return kind
+      ? [{ userId: consumerId, kind, data: { orderId, dealId, ...(groupId === undefined ? {} : { groupId }), quantity, amount } }]
+      : [];
   },
-  "group.opened": ({ leaderId, groupId, dealId, deadline }) => [{ userId: leaderId, kind: "group.opened", data: { groupId, dealId, deadline } }],
-  "group.formed": ({ members, groupId, dealId, filled }) => members.map((userId) => ({ userId, kind: "group.formed", data: { groupId, dealId, filled } })),
+  "group.opened": ({ leaderId, groupId, dealId, deadline }) => [
+    { userId: leaderId, kind: "group.opened", data: { groupId, dealId, deadline } },
+  ],
+  "group.formed": ({ members, groupId, dealId, filled }) =>
+    members.map((userId) => ({ userId, kind: "group.formed", data: { groupId, dealId, filled } })),
   "group.failed": ({ members, groupId, dealId }) => members.map((userId) => ({ userId, kind: "group.failed", data: { groupId, dealId } })),
-  "payment.cancelled": ({ consumerId, orderId, paymentId, reason }) => [{ userId: consumerId, kind: "payment.cancelled", data: { orderId, paymentId, reason } }],
-  "refund.succeeded": ({ consumerId, orderId, refundId, amount }) => [{ userId: consumerId, kind: "refund.succeeded", data: { orderId, refundId, amount } }],
-  "voucher.issued": ({ consumerId, orderId, dealId, quantity }) => [{ userId: consumerId, kind: "voucher.issued", data: { orderId, dealId, quantity } }],
+  "payment.cancelled": ({ consumerId, orderId, paymentId, reason }) => [
+    { userId: consumerId, kind: "payment.cancelled", data: { orderId, paymentId, reason } },
+  ],
+  "refund.succeeded": ({ consumerId, orderId, refundId, amount }) => [
+    { userId: consumerId, kind: "refund.succeeded", data: { orderId, refundId, amount } },
+  ],
+  "voucher.issued": ({ consumerId, orderId, dealId, quantity }) => [
+    { userId: consumerId, kind: "voucher.issued", data: { orderId, dealId, quantity } },
+  ],
   "voucher.redeemed": ({ consumerId, orderId, dealId }) => [{ userId: consumerId, kind: "voucher.redeemed", data: { orderId, dealId } }],
 } as const satisfies Telling;
 

@@ -35,7 +35,9 @@ function measure(service: This): void {
       },
       ["database"],
     );
-  each("tuanbar_relay_reading", "1 where this node reads the database's events, 0 where it stands by", (relay) => (relay.state === "reading" ? 1 : 0));
+  each("tuanbar_relay_reading", "1 where this node reads the database's events, 0 where it stands by", (relay) =>
+    relay.state === "reading" ? 1 : 0,
+  );
   each("tuanbar_relay_waiting_events", "Events read that not every event consumer has handled", (relay) => relay.waiting);
   each("tuanbar_relay_lag_bytes", "Write-ahead log PostgreSQL keeps for the relay", (relay) => relay.health.lagBytes);
   each("tuanbar_parked_events", "Events put aside with their error, for a person", (relay) => relay.health.parked);

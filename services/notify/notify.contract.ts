@@ -13,7 +13,8 @@ export const Notification = shape("Notification", {
 export type Notification = Of<typeof Notification>;
 
 export const streamEvents = rawRoute("notify.stream", {
-  summary: "Server-sent events: own orders, groups, vouchers, as they happen. `Last-Event-ID` continues after the last one seen; one stream ends after 15 minutes",
+  summary:
+    "Server-sent events: own orders, groups, vouchers, as they happen. `Last-Event-ID` continues after the last one seen; one stream ends after 15 minutes",
   mediaType: "text/event-stream",
   errors: ["VALIDATION_ERROR", "RATE_LIMITED", "UNAVAILABLE"],
   rest: { method: "GET", path: "/events/stream", who: "user", status: 200, tag: "Buying" },

@@ -60,10 +60,22 @@ const AFTER: Statement = {
      order by k.reader, n.id`,
 };
 /** What each reader has not seen yet, oldest first, at most `limit` for each. */
-export const notificationsAfter = async (tx: Queryable, readers: readonly { userId: string; after: string }[], limit: number): Promise<NotificationRow[]> =>
-  tx.query<NotificationRow>(AFTER, [readers.map((r) => slotOf(r.userId)), readers.map((r) => r.userId), readers.map((r) => r.after), limit]);
+export const notificationsAfter = async (
+  tx: Queryable,
+  readers: readonly { userId: string; after: string }[],
+  limit: number,
+): Promise<NotificationRow[]> =>
+  tx.query<NotificationRow>(AFTER, [
+    readers.map((r) => slotOf(r.userId)),
+    readers.map((r) => r.userId),
+    readers.map((r) => r.after),
+    limit,
+  ]);
 
-const NEWEST: Statement = { name: "notify/newest", text: `select id from notifications where slot = $1 and user_id = $2 order by id desc limit 1` };
+const NEWEST: Statement = {
+  name: "notify/newest",
+  text: `select id from notifications where slot = $1 and user_id = $2 order by id desc limit 1`,
+};
 export async function newestNotification(tx: Queryable, userId: string): Promise<string> {
   const [row] = await tx.query<{ id: string }>(NEWEST, [slotOf(userId), userId]);
   return row?.id ?? "0";

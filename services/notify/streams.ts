@@ -85,7 +85,10 @@ export class Streams {
 
   async close(): Promise<void> {
     this.#closed = true;
-    for (const streams of this.#byUser.values()) for (const { res, fullSinceMs } of streams) fullSinceMs === undefined ? res.end() : res.destroy();
+    for (const { res, fullSinceMs } of [...this.#byUser.values()].flatMap((streams) => [...streams])) {
+      if (fullSinceMs === undefined) res.end();
+      else res.destroy();
+    }
     this.#byUser.clear();
     this.#nudged.clear();
     this.#stopTimers();

@@ -52,10 +52,10 @@ export async function cross({ name, proves, run }: CrossingCheck, crossing: Cros
  * to the city leaves a wallet for transit (a credit) at the users, and transit for an escrow (a debit) in the city.
  */
 const transitFacts = (toCity: "credit_account" | "debit_account", toUser: "credit_account" | "debit_account"): string => `
-  select hashtextextended(fact, 0) as hash, fact, slot, code, business_key
-    from (select concat_ws(' ', business_key, code, case $1 when ${toCity} then 'to the city' else 'to the user' end, amount) as fact,
-                 slot, code, business_key
-            from transfers where state = 'POSTED' and (${toCity} = $1 or ${toUser} = $1)) facts`;
+  select hashtextextended(code, hashtextextended(business_key, case $1 when ${toCity} then amount else -amount end)) as hash,
+         concat_ws(' ', business_key, code, case $1 when ${toCity} then 'to the city' else 'to the user' end, amount) as fact,
+         slot, code, business_key
+    from transfers where state = 'POSTED' and (${toCity} = $1 or ${toUser} = $1)`;
 const AT_USERS = transitFacts("credit_account", "debit_account");
 const IN_CITY = transitFacts("debit_account", "credit_account");
 /** The facts of some transfers only; slot and code are named so that the index on business keys is of use. */

@@ -17,7 +17,11 @@ const ADD: Statement = {
 
 /** Orders of many consumers, whatever their slots: all in one statement. The row is its own mark, so adding it twice does nothing. */
 export async function addToIndex(tx: Queryable, orders: readonly IndexedOrder[]): Promise<void> {
-  await tx.query(ADD, [orders.map((order) => slotOf(order.consumerId)), orders.map((order) => order.consumerId), orders.map((order) => order.orderId)]);
+  await tx.query(ADD, [
+    orders.map((order) => slotOf(order.consumerId)),
+    orders.map((order) => order.consumerId),
+    orders.map((order) => order.orderId),
+  ]);
 }
 
 const FIND: Statement = {

@@ -13,7 +13,14 @@ export function followOrders(broker: ServiceBroker): void {
     types: ["order.created"],
     async handle(batch) {
       const byDatabase = Map.groupBy(batch, (event) => platform.databaseOf(shardOf(event.data.consumerId)));
-      await Promise.all([...byDatabase].map(([database, events]) => addToIndex(database, events.map((event) => event.data))));
+      await Promise.all(
+        [...byDatabase].map(([database, events]) =>
+          addToIndex(
+            database,
+            events.map((event) => event.data),
+          ),
+        ),
+      );
     },
   });
 }

@@ -20,14 +20,24 @@ export const append = (database: Database, slot: number, count: number, from = 1
         subject: "1000",
         requestId: "request",
         idemKey: "团购 key",
-        data: { orderId: "1000" as OrderId, consumerId: "16" as UserId, merchantId: "1" as never, dealId: "1" as never, quantity: from + index, amount: 9_900 },
+        data: {
+          orderId: "1000" as OrderId,
+          consumerId: "16" as UserId,
+          merchantId: "1" as never,
+          dealId: "1" as never,
+          quantity: from + index,
+          amount: 9_900,
+        },
       })),
     ),
   );
 
 /** A table without any key: what was done twice stands there twice. */
 export async function makeEffects(database: Database): Promise<void> {
-  await database.query({ name: "effects/make", text: "create table effects (consumer text, source text, event_id bigint, quantity integer)" });
+  await database.query({
+    name: "effects/make",
+    text: "create table effects (consumer text, source text, event_id bigint, quantity integer)",
+  });
 }
 
 export interface Effects {
@@ -81,7 +91,7 @@ export function startJournal(databases: readonly Database[], consumers: readonly
   const write =
     (level: string) =>
     (...parts: unknown[]): void =>
-      void log.push(`${level}: ${parts.map((part) => (part instanceof Error ? part.message : String(part))).join(" ")}`);
+      void log.push(`${level}: ${parts.filter((part) => typeof part === "string").join(" ")}`);
   const logger = Object.fromEntries(["fatal", "error", "warn", "info", "debug", "trace"].map((level) => [level, write(level)]));
   const journal = new Journal();
   const metrics = new Metrics();

@@ -14,27 +14,31 @@ export interface TestNode {
 }
 
 export async function testNode(services: readonly ServiceName[], settings: Parameters<typeof makeNode>[0]["settings"] = {}): Promise<TestNode> {
-  const server = await testServer();
-  const keyspaces = await testKeyspaces(server);
-  const node = await makeNode({
-    nodeID: `test-${randomUUID().slice(0, 8)}`,
-    keyspaces: keyspaces.keyspaces,
-    urlOf: keyspaces.urlOf,
-    services,
-    trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
-    logLevel: process.env["LOG_LEVEL"] ?? "fatal",
-    settings,
-  });
-  return {
-    node,
-    keyspaces,
-    server,
-    async stop() {
-      await node.stop();
-      await keyspaces.drop();
-      await server.stop();
-    },
+  // A file whose set-up fails must end, not wait for a server nobody stops.
+  const started: (() => Promise<void>)[] = [];
+  const stop = async (): Promise<void> => {
+    for (const end of started.splice(0).toReversed()) await end();
   };
+  try {
+    const server = await testServer();
+    started.push(server.stop);
+    const keyspaces = await testKeyspaces(server);
+    started.push(keyspaces.drop);
+    const node = await makeNode({
+      nodeID: `test-${randomUUID().slice(0, 8)}`,
+      keyspaces: keyspaces.keyspaces,
+      urlOf: keyspaces.urlOf,
+      services,
+      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      logLevel: process.env["LOG_LEVEL"] ?? "fatal",
+      settings,
+    });
+    started.push(node.stop);
+    return { node, keyspaces, server, stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
 }
 
 export const caller = (userId: string, roles: readonly Role[] = ["consumer"], merchantId?: string): Caller => ({

@@ -31,11 +31,11 @@ export class World {
   readonly #transfers = new Map<string, { shard: Shard; requests: TransferRequest[] }>();
   readonly #quotas = new Map<string, { used: number }>();
   readonly #seats = new Map<string, { state: string }>();
-  /** When everything happened: a minute ago, so that its events should have arrived and nothing is overdue. */
+  /** When everything happened: 40 s ago, so that its events should have arrived (30 s), and nothing is overdue (120 s) while a slow test runs. */
   readonly at: Date;
   #ids = 0;
 
-  constructor(keyspaces: TestKeyspaces, at = new Date(Date.now() - 60_000)) {
+  constructor(keyspaces: TestKeyspaces, at = new Date(Date.now() - 40_000)) {
     this.keyspaces = keyspaces;
     this.at = at;
   }

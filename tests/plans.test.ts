@@ -1,0 +1,334 @@
+/**
+ * Every statement of the hot paths, EXPLAINed and run against tables of a million rows a partition, in the sessions the platform uses: no
+ * sequential scan, and no plan whose work grows with the table. Twice, because what PostgreSQL knows of a table is often out of date: first
+ * with the statistics of a table that had ten rows when it was last looked at, then with those of the million.
+ *
+ * The statements are found, not listed: the constants of type `Statement` in every module, handed out by a loader hook. Their parameters get
+ * values by type; what the type does not tell stands in `VALUES`.
+ */
+import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
+import { registerHooks } from "node:module";
+import { after, before, describe, test } from "node:test";
+import pg from "pg";
+import { migrate } from "../db/migrate.ts";
+import { Database, sqlState, type Queryable, type Statement } from "../db/database.ts";
+import { admin, testServer, type TestServer } from "./support/databases.ts";
+
+const ROWS = 1_000_000;
+const SLOT = 5;
+/** Keys in every array parameter. */
+const KEYS = 40;
+/** Rows looked at and pages touched by a statement over 40 keys: 12 and 40 a key. The smallest index of a million rows has 2,700 pages. */
+const ROWS_MAX = 500;
+const PAGES_MAX = 1_600;
+
+// -- what is tested --------------------------------------------------------------------------------------------------------
+
+const MODULES = globSync(["services/**/*.ts", "mixins/*.ts"]).toSorted();
+/** Reports and look-ups that read whole tables on purpose, and statements of other kinds. */
+const EXEMPT: Readonly<Record<string, string>> = {
+  "ledger/broken-chain": "verifies every transfer",
+  "ledger/wrong-accounts": "verifies every account",
+  "drain/open": "no table",
+  "drain/mint": "no table",
+  "merchant/mint": "no table",
+  "notify/turn": "no table",
+};
+const isExempt = ({ name }: Statement): boolean => name in EXEMPT || name.startsWith("search/") || name.startsWith("relay/") || name.startsWith("journal/");
+
+const DECLARED = /^(?:export )?const (\w+): (?:Readonly<)?[^=\n]*\bStatement\b[^=\n]* =/gm;
+
+/** Hands out the statements of a module, also those it keeps to itself. */
+registerHooks({
+  load(url, context, nextLoad) {
+    const loaded = nextLoad(url, context);
+    if (!/\/(services|mixins)\/.*\.ts$/.test(url) || loaded.source == null) return loaded;
+    const source = loaded.source.toString();
+    const names = [...source.matchAll(DECLARED)].map(([, name]) => name).filter((name) => name !== undefined && !new RegExp(`const ${name}: [^=\\n]*=>`).test(source));
+    return { ...loaded, source: `${source}\nexport const STATEMENTS_FOR_TESTS = [${names.join(", ")}];` };
+  },
+});
+
+const isStatement = (value: unknown): value is Statement => typeof value === "object" && value !== null && "name" in value && "text" in value;
+
+async function statementsOf(file: string): Promise<Statement[]> {
+  const loaded = (await import(`../${file}`)) as { STATEMENTS_FOR_TESTS?: readonly unknown[] };
+  return (loaded.STATEMENTS_FOR_TESTS ?? []).flatMap((value) => (isStatement(value) ? [value] : Object.values(value as object))).filter(isStatement);
+}
+
+// -- what it is tested on --------------------------------------------------------------------------------------------------
+
+/** Half of the rows belong to one deal, one bar, one account in transit: that is what a stampede looks like. */
+const HOT = "case when i % 2 = 0 then 1 else i end";
+/** Columns whose type does not tell what is in them; `i` counts from 1 to a million. */
+const COLUMNS: Readonly<Record<string, string>> = {
+  "accounts.credits_posted": "1000",
+  "deals.sale_ends_at": "null",
+  "deals.words": "''::tsvector",
+  "groups.size": "3",
+  "orders.discount": "0",
+  "seats.group_id": "i / 3",
+  "stock.deal_id": "i",
+  "stock.total": "10",
+  "transfers.credit_account": "case when i % 2 = 0 then 'hot' else 'c' || i end",
+  "transfers.code": "'pay'",
+  "transfers.pending_id": "case when i % 3 = 0 then i end",
+  "tcc_barriers.xid": "i / 3",
+  "tcc_barriers.branch": "'wallet'",
+  "vouchers.code": "lpad(i::text, 16, '0')",
+  "notifications.user_id": HOT,
+  "order_index.user_id": HOT,
+  "quotas.scope": HOT,
+  "quotas.cap": "null",
+};
+
+interface Column {
+  readonly name: string;
+  readonly type: string;
+  /** The texts its CHECK allows. */
+  readonly among: string[] | null;
+}
+
+function expressionOf(table: string, { name, type, among }: Column): string {
+  const known = COLUMNS[`${table}.${name}`];
+  if (known !== undefined) return known;
+  if (name === "slot") return String(SLOT);
+  if (among) return `(array['${among.join("','")}'])[1 + i % ${among.length}]`;
+  if (name === "merchant_id" || name === "deal_id") return HOT;
+  // Twenty are due, whatever is due: a sweep finds something, and little.
+  if (/^(expires_at|next_attempt_at|deadline|valid_until)$/.test(name)) return "now() + (i - 20) * interval '1 minute'";
+  // Money and counts are small, everything else of that type is an id.
+  if (type === "bigint") return /(price|amount|_posted|_pending)$/.test(name) ? "1" : "i";
+  const byType: Readonly<Record<string, string>> = {
+    integer: "1",
+    smallint: "0",
+    text: "'k' || i",
+    boolean: "true",
+    json: "'[]'",
+    bytea: "decode(md5(i::text), 'hex')",
+    "text[]": "array['consumer']",
+    "timestamp with time zone": "now() - i * interval '1 second'",
+  };
+  return byType[type] ?? assert.fail(`say in COLUMNS what ${table}.${name} ${type} holds`);
+}
+
+const PARTITIONED = `
+  select c.relname as name,
+         (select json_agg(json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+                   'among', (select regexp_split_to_array(substring(pg_get_constraintdef(k.oid) from 'ARRAY\\[''(.*)''::text\\]'), '''::text, ''')
+                               from pg_constraint k where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum]
+                                and pg_get_constraintdef(k.oid) like '%ARRAY[%')) order by a.attnum)
+            from pg_attribute a where a.attrelid = c.oid and a.attnum > 0) as columns
+    from pg_class c where c.relkind = 'p' order by c.relname`;
+
+/**
+ * A new partition, filled before it has indexes and built as a whole: five times as fast as row by row. Unlogged: nobody needs it after a
+ * crash. It is ANALYZEd when it has ten rows, and not by the autovacuum.
+ */
+async function fill(client: pg.Client, table: string, columns: readonly Column[]): Promise<void> {
+  const partition = `${table}_0${SLOT}`;
+  const names = columns.map(({ name }) => name).join(", ");
+  const insert = (from: number, to: number): string =>
+    `insert into ${partition} (${names}) select ${columns.map((column) => expressionOf(table, column)).join(", ")} from (select generate_series(${from}::bigint, ${to}) as i) n`;
+  await client.query(`
+    drop table ${partition};
+    create unlogged table ${partition} (like ${table} including defaults including constraints) with (autovacuum_enabled = off);
+    ${insert(1, 10)}; analyze ${partition};
+    ${insert(11, ROWS)};
+    alter table ${table} attach partition ${partition} for values in (${SLOT});`);
+  // As the last ANALYZE left it; building an index has counted anew.
+  await client.query("update pg_class set reltuples = 10, relpages = 1 where oid = $1::regclass", [partition]);
+}
+
+// -- values and plans ------------------------------------------------------------------------------------------------------
+
+const of = <T>(value: T): T[] => Array<T>(KEYS).fill(value);
+
+/** Parameters a type does not tell, by statement and number. */
+const VALUES: Readonly<Record<string, Readonly<Record<number, unknown>>>> = {
+  "group/change": { 6: of("OPEN"), 7: of("OPEN"), 3: of(0), 4: of(0), 5: of(0) },
+  "group/move-seats": { 4: "HELD", 5: "RELEASED" },
+  "idempotency/store": { 5: of("00") },
+  "ledger/move-head": { 3: "00" },
+  "ledger/change-accounts": { 3: of(0), 4: of(0), 5: of(0), 6: of(0) },
+  "order/move": { 3: "PENDING_PAYMENT", 4: "PAID" },
+  "payment/decide": { 5: of("CANCELLING") },
+  "refund/move": { 3: "REQUESTED", 5: "PROCESSING" },
+  "stock/change": { 4: of(0), 5: of(0), 6: of(0) },
+  "tcc/enter": { 2: "wallet", 3: "cancel" },
+  "tcc/look": { 2: "wallet" },
+  "tcc/leave": { 2: "wallet" },
+};
+
+/** The hot one, any other, and a hot one of whom little is wanted. */
+const VARIANTS = [
+  { id: 1, later: 1, text: "hot" },
+  { id: 700_001, later: 700_001, text: "k700001" },
+  { id: 1, later: 900_000, text: "k900000" },
+];
+const SPREAD = Array.from({ length: KEYS }, (_, index) => 1 + index * 24_001);
+
+function valueOf(type: string, index: number, variant: (typeof VARIANTS)[number]): unknown {
+  const one: Readonly<Record<string, unknown>> = {
+    smallint: SLOT,
+    integer: 10,
+    bigint: index <= 1 ? variant.id : variant.later,
+    text: variant.text,
+    boolean: true,
+    json: "[]",
+    bytea: Buffer.alloc(32),
+    "timestamp with time zone": new Date(),
+    "smallint[]": type === "smallint[]" && index === 0 ? [SLOT] : SPREAD.map(() => (index === 0 ? SLOT : 0)),
+    "integer[]": SPREAD.map(() => 1),
+    "bigint[]": SPREAD,
+    "text[]": SPREAD.map((key) => `k${key}`),
+    "boolean[]": SPREAD.map(() => false),
+    "json[]": SPREAD.map(() => "{}"),
+    "bytea[]": SPREAD.map(() => Buffer.alloc(32)),
+    "timestamp with time zone[]": SPREAD.map(() => new Date()),
+  };
+  return type in one ? one[type] : assert.fail(`no value for ${type}`);
+}
+
+interface Node {
+  readonly "Node Type": string;
+  readonly "Relation Name"?: string;
+  readonly "Index Name"?: string;
+  readonly "Index Cond"?: string;
+  readonly "Actual Rows"?: number;
+  readonly "Actual Loops"?: number;
+  readonly "Rows Removed by Filter"?: number;
+  readonly "Rows Removed by Index Recheck"?: number;
+  readonly "Shared Hit Blocks"?: number;
+  readonly "Shared Read Blocks"?: number;
+  readonly Plans?: readonly Node[];
+}
+const nodesOf = (node: Node): Node[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
+
+/** What is wrong with a plan, and with what it did where it was run; empty where nothing is. */
+function faultsOf(root: Node): string[] {
+  const scans = nodesOf(root).filter((node) => node["Node Type"].includes("Scan") && (node["Relation Name"] ?? node["Index Name"] ?? "").match(/_\d\d/));
+  const faults = scans
+    .filter((node) => node["Node Type"] === "Seq Scan" || (!/\b(?!slot\b)\w+ (=|<|>|<=|>=) /.test((node["Index Cond"] ?? "").replaceAll("slot =", "")) && !node["Node Type"].includes("Bitmap Heap")))
+    .map((node) => `${node["Node Type"]} of ${node["Relation Name"] ?? node["Index Name"]} by ${node["Index Cond"] ?? "nothing"}`)
+    .filter((fault) => !fault.includes("Tid Scan"));
+  const rows = scans.reduce(
+    (sum, node) =>
+      sum + ((node["Actual Rows"] ?? 0) + (node["Rows Removed by Filter"] ?? 0) + (node["Rows Removed by Index Recheck"] ?? 0)) * (node["Actual Loops"] ?? 0),
+    0,
+  );
+  const pages = (root["Shared Hit Blocks"] ?? 0) + (root["Shared Read Blocks"] ?? 0);
+  if (rows > ROWS_MAX) faults.push(`${rows} rows looked at`);
+  if (pages > PAGES_MAX) faults.push(`${pages} pages touched`);
+  return faults;
+}
+
+class RollBack extends Error {}
+
+describe("statements on tables of a million rows", () => {
+  const name = `plans_${process.pid}`;
+  let server: TestServer;
+  let database: Database;
+  const statements: Statement[] = [];
+  const types = new Map<string, string[]>();
+
+  before(async () => {
+    server = await testServer();
+    await admin(server, (client) => client.query(`create database ${name}`));
+    await migrate(server.urlOf(name), { kind: "city", id: 1, code: "sh" }, name);
+    const tables = await admin(
+      server,
+      async (client) => {
+        // The user keyspace's tables beside the city's: the shared ones have to be filled only once.
+        for (const file of globSync("db/migrations/user/*.sql").toSorted()) await client.query(readFileSync(file, "utf8"));
+        return (await client.query<{ name: string; columns: Column[] }>(PARTITIONED)).rows;
+      },
+      name,
+    );
+    // One table after the other on each of two connections: one for each core.
+    const waiting = tables.toSorted((a, b) => b.columns.length - a.columns.length);
+    const worker = () =>
+      admin(
+        server,
+        async (client) => {
+          await client.query("set synchronous_commit = off; set maintenance_work_mem = '128MB'; set max_parallel_maintenance_workers = 0; set jit = off");
+          for (let table = waiting.shift(); table; table = waiting.shift()) await fill(client, table.name, table.columns);
+        },
+        name,
+      );
+    await Promise.all([worker(), worker()]);
+    database = new Database({ name, city: 1, slots: [], url: server.urlOf(name), onError: () => undefined });
+    for (const file of MODULES) statements.push(...(await statementsOf(file)).filter((statement) => !isExempt(statement)));
+    await admin(
+      server,
+      async (client) => {
+        for (const { name: key, text } of statements) {
+          await client.query(`prepare one as ${text}`);
+          const { rows } = await client.query<{ types: string[] }>("select array(select format_type(t, null) from unnest(parameter_types::oid[]) t) as types from pg_prepared_statements");
+          types.set(key, rows[0]!.types);
+          await client.query("deallocate one");
+        }
+      },
+      name,
+    );
+  });
+  after(async () => {
+    await database.close();
+    await admin(server, (client) => client.query(`drop database ${name} with (force)`));
+    await server.stop();
+  });
+
+  test("all of them are found", () => {
+    const written = MODULES.flatMap((file) => [...readFileSync(file, "utf8").matchAll(/\bname: "([a-z-]+\/[a-z-]+)"/g)].map(([, found]) => found ?? ""));
+    const found = new Set(statements.map((statement) => statement.name));
+    assert.deepEqual(written.filter((one) => !found.has(one) && !isExempt({ name: one, text: "" }) && !/^(gateway|ops|verify)\//.test(one)), []);
+    assert.equal(found.size, statements.length, "one statement, one name");
+    assert.ok(found.size > 60);
+  });
+
+  /** The plan a statement gets, run where its made-up values let it run. */
+  async function planOf(statement: Statement, values: readonly unknown[]): Promise<Node> {
+    const explain = async (tx: Queryable, how: string): Promise<Node> => {
+      const [row] = await tx.query<{ "QUERY PLAN": [{ Plan: Node }] }>({ name: "", text: `explain (${how}, format json) ${statement.text}` }, values);
+      return row!["QUERY PLAN"][0].Plan;
+    };
+    let plan: Node | undefined;
+    try {
+      await database.transaction(async (tx) => {
+        plan = await explain(tx, "analyze, buffers, timing off");
+        throw new RollBack();
+      });
+    } catch (error) {
+      // A made-up row is refused by a key or a CHECK; how the statement would find its rows is to be seen all the same.
+      if (!(error instanceof RollBack)) {
+        const refused = /^(23|21000)/.test(sqlState(error) ?? "") && /insert into/.test(statement.text);
+        if (!refused) throw new Error(`${String(error)}: say in VALUES what it is given`, { cause: error });
+        plan = await explain(database, "costs off");
+      }
+    }
+    return plan ?? assert.fail(statement.name);
+  }
+
+  async function check(): Promise<void> {
+    const wrong: string[] = [];
+    for (const statement of statements) {
+      const known = VALUES[statement.name] ?? {};
+      for (const variant of VARIANTS) {
+        const values = types.get(statement.name)!.map((type, index) => (index + 1 in known ? known[index + 1] : valueOf(type, index, variant)));
+        const faults = await planOf(statement, values).then(faultsOf, (error: Error) => [error.message]);
+        if (faults.length > 0) wrong.push(`${statement.name} (${variant.id}, ${variant.later}): ${faults.join("; ")}`);
+      }
+    }
+    assert.deepEqual(wrong, []);
+  }
+
+  test("look up what they need, though PostgreSQL believes the tables small", check);
+  test("look up what they need when PostgreSQL knows better", async () => {
+    await admin(server, async (client) => {
+      const { rows } = await client.query<{ name: string }>(PARTITIONED);
+      for (const table of rows) await client.query(`analyze ${table.name}_0${SLOT}`);
+    }, name);
+    await check();
+  });
+});
