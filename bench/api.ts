@@ -26,7 +26,14 @@ export class Api {
   }
 
   /** Waits out a 503 as any client should, with the same key. */
-  async #ask(method: string, path: string, token: string | undefined, body?: object, key: string = randomUUID(), tries = 1): Promise<unknown> {
+  async #ask(
+    method: string,
+    path: string,
+    token: string | undefined,
+    body?: object,
+    key: string = randomUUID(),
+    tries = 1,
+  ): Promise<unknown> {
     const answer = await fetch(this.#base + path, {
       method,
       headers: {
@@ -59,13 +66,21 @@ export interface Shop {
 export async function openShop(api: Api, adminToken: string, city: string): Promise<Shop> {
   const username = `owner-${randomUUID().slice(0, 8)}`;
   await api.post("/auth/register", { username, password: PASSWORD });
-  const { id } = await api.post<{ id: string }>("/merchants", { name: `Bench 酒吧 ${username}`, city, commissionBps: 500, ownerUsername: username }, adminToken);
+  const { id } = await api.post<{ id: string }>(
+    "/merchants",
+    { name: `Bench 酒吧 ${username}`, city, commissionBps: 500, ownerUsername: username },
+    adminToken,
+  );
   const { accessToken } = await api.post<{ accessToken: string }>("/auth/login", { username, password: PASSWORD });
   return { merchantId: id, city, token: accessToken };
 }
 
 /** A deal on sale. */
-export async function openDeal(api: Api, shop: Shop, of: { stock: number; price?: number; tiers?: readonly { size: number; price: number }[] }): Promise<string> {
+export async function openDeal(
+  api: Api,
+  shop: Shop,
+  of: { stock: number; price?: number; tiers?: readonly { size: number; price: number }[] },
+): Promise<string> {
   const form = { title: "精酿啤酒两杯 Craft Beer ×2", price: of.price ?? 1990, tiers: of.tiers ?? [], stock: of.stock };
   const { id } = await api.post<{ id: string }>("/deals", form, shop.token);
   await api.post(`/deals/${id}/publish`, {}, shop.token);
@@ -85,6 +100,9 @@ export const verify = (api: Api, adminToken: string): Promise<Verification> => a
 export async function histogramSums(api: Api, name: string): Promise<{ sum: number; count: number }> {
   const text = await api.text("/metrics");
   const value = (suffix: string): number =>
-    [...text.matchAll(new RegExp(`^${name}_${suffix}(?:\\{[^}]*\\})? ([0-9.e+-]+)$`, "gm"))].reduce((sum, [, number]) => sum + Number(number), 0);
+    [...text.matchAll(new RegExp(`^${name}_${suffix}(?:\\{[^}]*\\})? ([0-9.e+-]+)$`, "gm"))].reduce(
+      (sum, [, number]) => sum + Number(number),
+      0,
+    );
   return { sum: value("sum"), count: value("count") };
 }

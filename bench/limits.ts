@@ -26,7 +26,14 @@ export async function httpFloor(
     let after: CpuSeconds | undefined;
     const { connections, dealId, shoppers, warmSeconds, seconds } = load;
     const result = await generator.run(
-      { id: "bare", port: server.port, connections, warmSeconds, seconds, plan: { kind: "orders", deals: [dealId], exponent: 0, firstShopper: 0, shoppers } },
+      {
+        id: "bare",
+        port: server.port,
+        connections,
+        warmSeconds,
+        seconds,
+        plan: { kind: "orders", deals: [dealId], exponent: 0, firstShopper: 0, shoppers },
+      },
       (window) => {
         if (window === "open") before = cpuSeconds(watched);
         else after = cpuSeconds(watched);
@@ -34,7 +41,11 @@ export async function httpFloor(
     );
     if (!before || !after) throw new Error("the generator opens and closes its window");
     const cpu = minus(after, before);
-    return { http: cpu.server / result.ordersInWindow, generator: cpu.generator / result.ordersInWindow, perSecond: result.ordersInWindow / result.seconds };
+    return {
+      http: cpu.server / result.ordersInWindow,
+      generator: cpu.generator / result.ordersInWindow,
+      perSecond: result.ordersInWindow / result.seconds,
+    };
   } finally {
     await server.stop();
   }

@@ -30,13 +30,20 @@ function options(): { rounds: number; seconds: number; warm: number; soak: numbe
     return value;
   };
   for (const name of positionals) if (name !== "orders") throw new TypeError(`there is no benchmark ${name}`);
-  return { rounds: number("rounds", 1), seconds: number("seconds", 1), warm: number("warm", 0), soak: number("soak", 0), keep: values.keep };
+  return {
+    rounds: number("rounds", 1),
+    seconds: number("seconds", 1),
+    warm: number("warm", 0),
+    soak: number("soak", 0),
+    keep: values.keep,
+  };
 }
 
 async function main(): Promise<number> {
   const { rounds, seconds, warm, soak, keep } = options();
   const startedMs = performance.now();
-  const say = (line: string): void => void process.stderr.write(`${((performance.now() - startedMs) / 1_000).toFixed(0).padStart(4)} s  ${line}\n`);
+  const say = (line: string): void =>
+    void process.stderr.write(`${((performance.now() - startedMs) / 1_000).toFixed(0).padStart(4)} s  ${line}\n`);
   const result = await benchOrders(root, { rounds, seconds, warmSeconds: warm, soakMinutes: soak, keep, say });
   const directory = join(root, "bench", "results");
   write(directory, result);

@@ -149,7 +149,8 @@ export class Bench {
   /** `/ops/verify`; every check that does not hold is a fault. */
   async verify(): Promise<void> {
     const { ok, checks } = await verify(this.api, this.adminToken);
-    for (const check of checks) if (!check.ok) this.#faults.push(`verify: ${check.name}: ${check.violations} violations: ${check.detail.slice(0, 300)}`);
+    for (const check of checks)
+      if (!check.ok) this.#faults.push(`verify: ${check.name}: ${check.violations} violations: ${check.detail.slice(0, 300)}`);
     if (!ok && checks.every((check) => check.ok)) this.#faults.push("verify: not ok");
   }
 

@@ -40,7 +40,16 @@ const REFUSED_SHOPPERS = 2_000;
 const LIFE_SHOPPERS = 2_048;
 const WALLET_FEN = 10_000_000_000;
 const IDLE_SETTLE_MS = 5_000;
-const DURABILITY = ["fsync", "synchronous_commit", "full_page_writes", "wal_level", "wal_sync_method", "wal_compression", "shared_buffers", "max_wal_size"];
+const DURABILITY = [
+  "fsync",
+  "synchronous_commit",
+  "full_page_writes",
+  "wal_level",
+  "wal_sync_method",
+  "wal_compression",
+  "shared_buffers",
+  "max_wal_size",
+];
 const START = ["scripts/start.ts"];
 
 /** In what one load differs from the others. */
@@ -160,7 +169,9 @@ class OrdersBench {
       const { server_version = "", ...settings } = await bench.evidence.settings([...DURABILITY, "server_version"]);
       this.settings = { ...settings, server_version };
     });
-    this.#options.say(`ready on a first start in ${this.figures[1]?.value.toFixed(1)} s, on a second in ${this.figures[2]?.value.toFixed(1)} s`);
+    this.#options.say(
+      `ready on a first start in ${this.figures[1]?.value.toFixed(1)} s, on a second in ${this.figures[2]?.value.toFixed(1)} s`,
+    );
   }
 
   async #load(bench: Bench, name: string, plan: Plan, over: Over = {}): Promise<Measured> {
@@ -176,7 +187,9 @@ class OrdersBench {
         over.count === "lives" ? livedInWindow : over.count === "refusals" ? (answers["SOLD_OUT"] ?? 0) : ordersInWindow,
     });
     if (measured.memory) this.#loadMemoryMb = Math.max(this.#loadMemoryMb, measured.memory.server + measured.memory.postgres);
-    const others = Object.entries(measured.answers).filter(([code]) => code !== "201" && code !== "200" && code !== (over.count === "refusals" ? "SOLD_OUT" : ""));
+    const others = Object.entries(measured.answers).filter(
+      ([code]) => code !== "201" && code !== "200" && code !== (over.count === "refusals" ? "SOLD_OUT" : ""),
+    );
     say(
       `${name.padEnd(20)} ${Math.round(measured.perSecond).toLocaleString("en-US").padStart(8)}/s   p99 ${measured.latencyMs.p99.toFixed(1)} ms` +
         (others.length > 0 ? `   also ${others.map(([code, n]) => `${n} ${code}`).join(", ")}` : ""),
@@ -221,8 +234,21 @@ class OrdersBench {
     const { seconds, warmSeconds, say } = this.#options;
     const size = Math.max(1, Math.round(drain.batch));
     const dealId = await this.#with(START, (bench) => this.#hotDeal(bench));
-    const http = await httpFloor(this.#place, this.#generator, { connections: CONNECTIONS, dealId, shoppers: SHOPPERS, warmSeconds: 1, seconds });
-    const { sql } = await sqlFloor({ dataDir: this.#place.dataDir, dealId, size, warmSeconds: Math.min(2, warmSeconds), seconds: Math.min(3, seconds), shoppers: SHOPPERS });
+    const http = await httpFloor(this.#place, this.#generator, {
+      connections: CONNECTIONS,
+      dealId,
+      shoppers: SHOPPERS,
+      warmSeconds: 1,
+      seconds,
+    });
+    const { sql } = await sqlFloor({
+      dataDir: this.#place.dataDir,
+      dealId,
+      size,
+      warmSeconds: Math.min(2, warmSeconds),
+      seconds: Math.min(3, seconds),
+      shoppers: SHOPPERS,
+    });
     say(
       `limit.cpu            ${Math.round(cpuLimit({ http, sql })).toLocaleString("en-US").padStart(8)}/s   ` +
         `http ${us(http.http)} + sql ${us(sql)} (batches of ${size}) + generator ${us(http.generator)} µs an order`,
@@ -255,13 +281,26 @@ class OrdersBench {
   }
 
   async #lives(bench: Bench, shops: readonly Shop[]): Promise<Plan> {
-    const deals = await parallel(shops.length, 4, (n) => openDeal(bench.api, shops[n] as Shop, { stock: 10_000_000, tiers: [{ size: 2, price: 1590 }] }));
+    const deals = await parallel(shops.length, 4, (n) =>
+      openDeal(bench.api, shops[n] as Shop, { stock: 10_000_000, tiers: [{ size: 2, price: 1590 }] }),
+    );
     const wallets: Plan = { kind: "topups", firstShopper: 0, shoppers: LIFE_SHOPPERS, amount: WALLET_FEN };
-    await bench.measure({ name: "topups", plan: wallets, connections: 64, warmSeconds: 0, seconds: 0, count: ({ answers }) => answers["201"] ?? 0 });
+    await bench.measure({
+      name: "topups",
+      plan: wallets,
+      connections: 64,
+      warmSeconds: 0,
+      seconds: 0,
+      count: ({ answers }) => answers["201"] ?? 0,
+    });
     return { kind: "lives", deals, firstShopper: 0, shoppers: LIFE_SHOPPERS };
   }
 
-  #compare(drains: readonly Measured[], variants: Readonly<Record<Variant, readonly Measured[]>>, limits: readonly { http: HttpFloor; sql: number; share: number }[]): void {
+  #compare(
+    drains: readonly Measured[],
+    variants: Readonly<Record<Variant, readonly Measured[]>>,
+    limits: readonly { http: HttpFloor; sql: number; share: number }[],
+  ): void {
     this.#add("orders.drain", "orders/s", drains);
     for (const [variant, runs] of Object.entries(variants)) {
       this.#add(`orders.${variant}`, "orders/s", runs);
@@ -273,10 +312,26 @@ class OrdersBench {
     if (limits.length === 0) return;
     const of = (pick: (limit: { http: HttpFloor; sql: number; share: number }) => number): number => median(limits.map(pick));
     this.#figure("limit.cpu", of(cpuLimit), "orders/s");
-    this.#figure("limit.cpu.http", of(({ http }) => http.http * 1e6), "µs/order");
-    this.#figure("limit.cpu.sql", of(({ sql }) => sql * 1e6), "µs/order");
-    this.#figure("limit.cpu.generator", of(({ http }) => http.generator * 1e6), "µs/order");
-    this.#figure("ratio.limit", of(({ share }) => share * 100), "%");
+    this.#figure(
+      "limit.cpu.http",
+      of(({ http }) => http.http * 1e6),
+      "µs/order",
+    );
+    this.#figure(
+      "limit.cpu.sql",
+      of(({ sql }) => sql * 1e6),
+      "µs/order",
+    );
+    this.#figure(
+      "limit.cpu.generator",
+      of(({ http }) => http.generator * 1e6),
+      "µs/order",
+    );
+    this.#figure(
+      "ratio.limit",
+      of(({ share }) => share * 100),
+      "%",
+    );
   }
 
   /** Lives for minutes on end: memory must stay where it is after the first of them. */
@@ -310,7 +365,13 @@ class OrdersBench {
 }
 const SAMPLE_MS = 2_000;
 
-const ordersOf = (deals: readonly string[], exponent = 0): Plan & { kind: "orders" } => ({ kind: "orders", deals, exponent, firstShopper: 0, shoppers: SHOPPERS });
+const ordersOf = (deals: readonly string[], exponent = 0): Plan & { kind: "orders" } => ({
+  kind: "orders",
+  deals,
+  exponent,
+  firstShopper: 0,
+  shoppers: SHOPPERS,
+});
 const us = (seconds: number): string => (seconds * 1e6).toFixed(0);
 
 /** Two cores (or as many as there are), and what an order must cost at least. */

@@ -75,7 +75,10 @@ export function cpuSeconds({ server, generator, postmaster }: Watched): CpuSecon
 }
 
 export const minus = (after: CpuSeconds, before: CpuSeconds): CpuSeconds =>
-  Object.fromEntries(Object.entries(after).map(([group, seconds]) => [group, Math.max(0, seconds - before[group as Group])])) as Record<Group, number>;
+  Object.fromEntries(Object.entries(after).map(([group, seconds]) => [group, Math.max(0, seconds - before[group as Group])])) as Record<
+    Group,
+    number
+  >;
 
 export const POSTGRES_GROUPS = ["backends", "walsenders", "walwriter", "checkpointer", "other PostgreSQL"] as const;
 export const postgresSeconds = (cpu: CpuSeconds): number => POSTGRES_GROUPS.reduce((sum, group) => sum + cpu[group], 0);
@@ -89,9 +92,14 @@ export interface Memory {
 
 export function memory({ server, postmaster }: Pick<Watched, "server" | "postmaster">): Memory {
   const postgres = postmaster === undefined ? [] : [postmaster, ...childrenOf(postmaster)];
-  const kilobytes = (path: string, name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(read(path) ?? "")?.[1] ?? 0);
+  const kilobytes = (path: string, name: string): number =>
+    Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(read(path) ?? "")?.[1] ?? 0);
   return {
     server: kilobytes(`/proc/${server}/status`, "VmRSS") / 1024,
-    postgres: postgres.reduce((sum, pid) => sum + (kilobytes(`/proc/${pid}/smaps_rollup`, "Pss") || kilobytes(`/proc/${pid}/status`, "RssAnon")), 0) / 1024,
+    postgres:
+      postgres.reduce(
+        (sum, pid) => sum + (kilobytes(`/proc/${pid}/smaps_rollup`, "Pss") || kilobytes(`/proc/${pid}/status`, "RssAnon")),
+        0,
+      ) / 1024,
   };
 }

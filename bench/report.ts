@@ -52,33 +52,101 @@ export const median = (values: readonly number[]): number => {
 export function figuresOf(name: string, unit: string, runs: readonly Measured[]): Figure[] {
   if (runs.length === 0) return [];
   const of = (pick: (run: Measured) => number | undefined): number => median(runs.map((run) => pick(run) ?? NaN));
-  const figure = (suffix: string, value: number, of: string): Figure[] => (Number.isNaN(value) ? [] : [{ name: name + suffix, value, unit: of }]);
+  const figure = (suffix: string, value: number, of: string): Figure[] =>
+    Number.isNaN(value) ? [] : [{ name: name + suffix, value, unit: of }];
   const each = unit.split("/")[0]?.replace(/s$/, "") ?? "";
   const perThing = (seconds: (run: Measured) => number | undefined) => of((run) => ((seconds(run) ?? NaN) * 1e6) / run.done);
   return [
-    ...figure("", of((run) => run.perSecond), unit),
+    ...figure(
+      "",
+      of((run) => run.perSecond),
+      unit,
+    ),
     ...(runs.length > 1
-      ? [...figure(".min", Math.min(...runs.map((run) => run.perSecond)), unit), ...figure(".max", Math.max(...runs.map((run) => run.perSecond)), unit)]
+      ? [
+          ...figure(".min", Math.min(...runs.map((run) => run.perSecond)), unit),
+          ...figure(".max", Math.max(...runs.map((run) => run.perSecond)), unit),
+        ]
       : []),
-    ...figure(".p50", of((run) => run.latencyMs.p50), "ms"),
-    ...figure(".p99", of((run) => run.latencyMs.p99), "ms"),
-    ...figure(".p999", of((run) => run.latencyMs.p999), "ms"),
-    ...figure(".cpu.server", perThing((run) => run.cpu?.server), `µs/${each}`),
-    ...figure(".cpu.postgres", perThing((run) => run.cpu && postgresSeconds(run.cpu)), `µs/${each}`),
-    ...figure(".cpu.postgres.backends", perThing((run) => run.cpu?.backends), `µs/${each}`),
-    ...figure(".cpu.postgres.walsenders", perThing((run) => run.cpu?.walsenders), `µs/${each}`),
-    ...figure(".cpu.postgres.walwriter", perThing((run) => run.cpu?.walwriter), `µs/${each}`),
-    ...figure(".cpu.postgres.checkpointer", perThing((run) => run.cpu?.checkpointer), `µs/${each}`),
-    ...figure(".cpu.generator", perThing((run) => run.cpu?.generator), `µs/${each}`),
-    ...figure(".rss.server", of((run) => run.memory?.server), "MB"),
-    ...figure(".rss.postgres", of((run) => run.memory?.postgres), "MB"),
-    ...(of((run) => run.batch) > 0 ? figure(".batch", of((run) => run.batch), "commands/drain") : []),
-    ...figure(".wal", of((run) => run.walBytes), `bytes/${each}`),
+    ...figure(
+      ".p50",
+      of((run) => run.latencyMs.p50),
+      "ms",
+    ),
+    ...figure(
+      ".p99",
+      of((run) => run.latencyMs.p99),
+      "ms",
+    ),
+    ...figure(
+      ".p999",
+      of((run) => run.latencyMs.p999),
+      "ms",
+    ),
+    ...figure(
+      ".cpu.server",
+      perThing((run) => run.cpu?.server),
+      `µs/${each}`,
+    ),
+    ...figure(
+      ".cpu.postgres",
+      perThing((run) => run.cpu && postgresSeconds(run.cpu)),
+      `µs/${each}`,
+    ),
+    ...figure(
+      ".cpu.postgres.backends",
+      perThing((run) => run.cpu?.backends),
+      `µs/${each}`,
+    ),
+    ...figure(
+      ".cpu.postgres.walsenders",
+      perThing((run) => run.cpu?.walsenders),
+      `µs/${each}`,
+    ),
+    ...figure(
+      ".cpu.postgres.walwriter",
+      perThing((run) => run.cpu?.walwriter),
+      `µs/${each}`,
+    ),
+    ...figure(
+      ".cpu.postgres.checkpointer",
+      perThing((run) => run.cpu?.checkpointer),
+      `µs/${each}`,
+    ),
+    ...figure(
+      ".cpu.generator",
+      perThing((run) => run.cpu?.generator),
+      `µs/${each}`,
+    ),
+    ...figure(
+      ".rss.server",
+      of((run) => run.memory?.server),
+      "MB",
+    ),
+    ...figure(
+      ".rss.postgres",
+      of((run) => run.memory?.postgres),
+      "MB",
+    ),
+    ...(of((run) => run.batch) > 0
+      ? figure(
+          ".batch",
+          of((run) => run.batch),
+          "commands/drain",
+        )
+      : []),
+    ...figure(
+      ".wal",
+      of((run) => run.walBytes),
+      `bytes/${each}`,
+    ),
   ];
 }
 
 export const shown = (value: number): string =>
-  Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en-US") : value.toLocaleString("en-US", { maximumFractionDigits: Math.abs(value) >= 10 ? 1 : 2 });
+  Math.abs(value) >= 100
+    ? Math.round(value).toLocaleString("en-US")
+    : value.toLocaleString("en-US", { maximumFractionDigits: Math.abs(value) >= 10 ? 1 : 2 });
 
 function verdict(figures: readonly Figure[], { figure, holds, value }: Target): string[] | undefined {
   const found = figures.find(({ name }) => name === figure);
@@ -105,7 +173,11 @@ function table(rows: readonly (readonly string[])[]): string[] {
   const line = (row: readonly string[]): string =>
     `| ${row.map((cell, column) => (column === 0 ? cell + " ".repeat((widths[column] ?? 0) - width(cell)) : " ".repeat((widths[column] ?? 0) - width(cell)) + cell)).join(" | ")} |`;
   const [head = [], ...body] = rows;
-  return [line(head), `| ${widths.map((size, column) => (column === 0 ? "-".repeat(size) : `${"-".repeat(size - 1)}:`)).join(" | ")} |`, ...body.map(line)];
+  return [
+    line(head),
+    `| ${widths.map((size, column) => (column === 0 ? "-".repeat(size) : `${"-".repeat(size - 1)}:`)).join(" | ")} |`,
+    ...body.map(line),
+  ];
 }
 const width = (text: string): number => [...text].length;
 
@@ -116,7 +188,17 @@ export function markdown(result: Result): string {
     return figure ? shown(figure.value) : "";
   };
   const sections = SECTIONS.filter(([name]) => value(name) !== "");
-  const told = new Set(sections.flatMap(([name]) => result.figures.filter((figure) => figure.name === name || /^\.(p\d|cpu|rss|batch|wal|min|max)/.test(figure.name.slice(name.length)) && figure.name.startsWith(name)).map((figure) => figure.name)));
+  const told = new Set(
+    sections.flatMap(([name]) =>
+      result.figures
+        .filter(
+          (figure) =>
+            figure.name === name ||
+            (/^\.(p\d|cpu|rss|batch|wal|min|max)/.test(figure.name.slice(name.length)) && figure.name.startsWith(name)),
+        )
+        .map((figure) => figure.name),
+    ),
+  );
   const targets = TARGETS.flatMap((target) => {
     const row = verdict(result.figures, target);
     return row ? [row] : [];
@@ -135,25 +217,51 @@ export function markdown(result: Result): string {
     "",
     ...table([
       ["section", "per second", "min", "max", "p50 ms", "p99 ms", "p999 ms", "batch", "WAL bytes"],
-      ...sections.map(([name, title]) => [title, ...["", ".min", ".max", ".p50", ".p99", ".p999", ".batch", ".wal"].map((suffix) => value(name + suffix))]),
+      ...sections.map(([name, title]) => [
+        title,
+        ...["", ".min", ".max", ".p50", ".p99", ".p999", ".batch", ".wal"].map((suffix) => value(name + suffix)),
+      ]),
     ]),
     "",
     "## CPU for each (µs) and memory (MB)",
     "",
     ...table([
-      ["section", "server", "PostgreSQL", "backends", "walsenders", "walwriter", "checkpointer", "generator", "RSS server", "PSS PostgreSQL"],
+      [
+        "section",
+        "server",
+        "PostgreSQL",
+        "backends",
+        "walsenders",
+        "walwriter",
+        "checkpointer",
+        "generator",
+        "RSS server",
+        "PSS PostgreSQL",
+      ],
       ...sections.map(([name, title]) => [
         title,
-        ...[".cpu.server", ".cpu.postgres", ".cpu.postgres.backends", ".cpu.postgres.walsenders", ".cpu.postgres.walwriter", ".cpu.postgres.checkpointer"].map((suffix) => value(name + suffix)),
+        ...[
+          ".cpu.server",
+          ".cpu.postgres",
+          ".cpu.postgres.backends",
+          ".cpu.postgres.walsenders",
+          ".cpu.postgres.walwriter",
+          ".cpu.postgres.checkpointer",
+        ].map((suffix) => value(name + suffix)),
         ...[".cpu.generator", ".rss.server", ".rss.postgres"].map((suffix) => value(name + suffix)),
       ]),
     ]),
     "",
     "## Other figures",
     "",
-    ...table([["figure", "value", "unit"], ...result.figures.filter(({ name }) => !told.has(name)).map((figure) => [figure.name, shown(figure.value), figure.unit])]),
+    ...table([
+      ["figure", "value", "unit"],
+      ...result.figures.filter(({ name }) => !told.has(name)).map((figure) => [figure.name, shown(figure.value), figure.unit]),
+    ]),
     "",
-    ...(targets.length === 0 ? [] : ["## Against what is promised on two cores", "", ...table([["figure", "measured", "promised", "met"], ...targets]), ""]),
+    ...(targets.length === 0
+      ? []
+      : ["## Against what is promised on two cores", "", ...table([["figure", "measured", "promised", "met"], ...targets]), ""]),
     "## Settings and versions",
     "",
     ...table([["name", "value"], ...Object.entries({ ...result.settings, ...result.versions }).map(([name, one]) => [name, String(one)])]),

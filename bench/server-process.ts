@@ -61,7 +61,9 @@ export class ServerProcess {
     });
     const ended = Promise.withResolvers<never>();
     ended.promise.catch(() => undefined);
-    child.once("exit", (code, signal) => ended.reject(new Error(`${script.join(" ")} ended (${signal ?? code}); see ${join(place.dataDir, "server.log")}`)));
+    child.once("exit", (code, signal) =>
+      ended.reject(new Error(`${script.join(" ")} ended (${signal ?? code}); see ${join(place.dataDir, "server.log")}`)),
+    );
     await Promise.race([ready(port, startedMs), ended.promise]);
     return new ServerProcess(child, port, (performance.now() - startedMs) / 1_000);
   }

@@ -21,7 +21,9 @@ const dataDir = openDataDir(settings.dataDir);
 const postgres = await startEmbeddedPostgres({ dataDir: dataDir.path, log: (line) => process.stderr.write(`${line}\n`) });
 const keyspaces = loadKeyspaces(join(root, "keyspaces.yaml"));
 await postgres.ensureDatabases(keyspaces.databases().map((database) => database.name));
-await Promise.all(keyspaces.databases().map((database) => migrate(postgres.url(database.name), database.keyspace, displayName(database.name))));
+await Promise.all(
+  keyspaces.databases().map((database) => migrate(postgres.url(database.name), database.keyspace, displayName(database.name))),
+);
 const jwtSecret = settings.jwtSecret ?? dataDir.secret("jwt");
 const node = await makeNode({
   nodeID: `bench-${process.pid}`,

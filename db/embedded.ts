@@ -69,8 +69,8 @@ const SETTINGS: Readonly<Record<string, string | number>> = {
   full_page_writes: "on",
   // The relay of events reads the log; a slot nobody reads may hold 1 GB of it, then it is given up (the table replays).
   wal_level: "logical",
-  max_wal_senders: 16,
-  max_replication_slots: 16,
+  max_wal_senders: 32,
+  max_replication_slots: 32,
   max_slot_wal_keep_size: "1GB",
   // We publish and never subscribe: one idle process less.
   max_logical_replication_workers: 0,

@@ -19,6 +19,7 @@ const PATIENCE_MS = 20_000;
 const POLL_MS = 300;
 const AT_ONCE = 16;
 /** States in which the money of an order is the bar's. */
+const VOUCHERED = new Set(["CONFIRMED", "COMPLETED"]);
 const KEPT = new Set(["PAID", "CONFIRMED", "COMPLETED"]);
 
 export async function close(evening: Evening, faults: Faults): Promise<Sums> {
@@ -31,21 +32,25 @@ export async function close(evening: Evening, faults: Faults): Promise<Sums> {
     for (let shopper = shoppers[next++]; shopper; shopper = shoppers[next++]) {
       const settled = await settle(shopper, faults);
       for (const order of settled) now.set(order.id, order);
-      for (const order of settled) if (order.status === "CONFIRMED") vouchers += await vouchersOf(shopper, order, faults);
+      const issued = await Promise.all(
+        settled.filter(({ status }) => VOUCHERED.has(status)).map((order) => vouchersOf(shopper, order, faults)),
+      );
+      vouchers += sum(issued, (count) => count);
       bar.step();
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   for (const group of groups.values()) {
     const members = [...now.values()].filter(({ groupId }) => groupId === group.id);
-    const confirmed = members.filter(({ status }) => status === "CONFIRMED" || status === "COMPLETED").length;
+    const confirmed = members.filter(({ status }) => VOUCHERED.has(status)).length;
     const live = members.filter(({ status }) => KEPT.has(status)).length;
     if (group.status === "FORMED") {
       faults.expect(group.taken + group.filled === group.size, `group ${group.id} is formed with ${group.taken} of ${group.size} seats`);
       faults.expect(confirmed === group.taken, `group ${group.id} is formed, ${confirmed} of its ${group.taken} orders are confirmed`);
     }
     if (group.status === "FAILED") faults.expect(live === 0, `group ${group.id} failed, ${live} of its orders are not refunded`);
-    if (group.status === "OPEN") faults.expect(live === group.taken, `group ${group.id} has ${group.taken} seats taken and ${live} paid orders`);
+    if (group.status === "OPEN")
+      faults.expect(live === group.taken, `group ${group.id} has ${group.taken} seats taken and ${live} paid orders`);
     faults.expect(group.held + group.taken + group.filled <= group.size, `group ${group.id} has more than ${group.size} seats`);
   }
   bar.end();
@@ -88,7 +93,9 @@ async function walletWrongs(shopper: Shopper, orders: readonly Order[]): Promise
   const kept = sum(orders, ({ status, amount }) => (KEPT.has(status) ? amount : 0));
   return [
     ...(frozen === 0 ? [] : [`${frozen} fen are frozen`]),
-    ...(available === shopper.toppedUp - kept ? [] : [`the wallet has ${available} fen; ${shopper.toppedUp} were put in and ${kept} are spent`]),
+    ...(available === shopper.toppedUp - kept
+      ? []
+      : [`the wallet has ${available} fen; ${shopper.toppedUp} were put in and ${kept} are spent`]),
   ];
 }
 

@@ -19,7 +19,7 @@ const LATE = 40;
 /** At once, while they register: hashing passwords is two cores' work, and more would only wait. */
 const AT_ONCE = 16;
 /** Fewer units than are wanted: somebody must hear SOLD_OUT. */
-const HOT_UNITS = 300;
+const HOT_UNITS = 220;
 const FLASH_UNITS = 150;
 /** Of three seats; a third of the groups finds nobody. */
 const FLASH_GROUPS = 15;
@@ -73,19 +73,27 @@ export class Director {
     const shoppers = [...early, ...late];
     const redeemed = await this.#redeem(shoppers);
     await this.#waitForFlash(flashEnds);
-    const groups = new Map((await Promise.all([...this.#groups].map((id) => this.#group(id)))).flatMap((group) => (group ? [[group.id, group] as const] : [])));
+    const groups = new Map(
+      (await Promise.all([...this.#groups].map((id) => this.#group(id)))).flatMap((group) => (group ? [[group.id, group] as const] : [])),
+    );
     return { shoppers, groups, redeemed, hot: await this.#deal(hot.id) };
   }
 
   /** The owner signs in and sees to it that there is something to sell, however many evenings there were before. */
   async #openTheBar(): Promise<[Deal, Deal]> {
-    const owner = await this.#http.post<{ accessToken: string }>("/auth/login", { username: BAR_OWNER, password: SAMPLE_PASSWORD }).catch((error: unknown) => {
-      if (error instanceof Refused && error.code === "BAD_CREDENTIALS")
-        throw new Error(`the sample accounts are not there (${BAR_OWNER} cannot sign in): the demo needs a server that started with its samples`);
-      throw error;
-    });
+    const owner = await this.#http
+      .post<{ accessToken: string }>("/auth/login", { username: BAR_OWNER, password: SAMPLE_PASSWORD })
+      .catch((error: unknown) => {
+        if (error instanceof Refused && error.code === "BAD_CREDENTIALS")
+          throw new Error(
+            `the sample accounts are not there (${BAR_OWNER} cannot sign in): the demo needs a server that started with its samples`,
+          );
+        throw error;
+      });
     this.#ownerToken = owner.accessToken;
-    const found = await Promise.all([HOT, FLASH].map((q) => this.#http.get<Items<Deal>>(`/deals?city=sh&q=${encodeURIComponent(q)}&limit=100`)));
+    const found = await Promise.all(
+      [HOT, FLASH].map((q) => this.#http.get<Items<Deal>>(`/deals?city=sh&q=${encodeURIComponent(q)}&limit=100`)),
+    );
     const deals = [HOT, FLASH].map((words, at) => found[at]?.items.find(({ title }) => title.startsWith(words)));
     const [hot, flash] = deals;
     if (!hot || !flash) throw new Error(`the sample deals 「${HOT}」 and 「${FLASH}」 are not on sale`);
@@ -154,7 +162,7 @@ export class Director {
   /** Everybody at once. */
   async #burst(shoppers: readonly Shopper[], deal: Deal): Promise<void> {
     const bar = new Bar("burst at the hot deal", shoppers.length);
-    const open = (await this.#http.get<Items<{ id: string }>>(`/deals/${deal.id}/groups?limit=100`).catch(() => ({ items: [] }))).items.filter(({ id }) => this.#groups.has(id));
+    const open = (await this.#http.get<Items<{ id: string }>>(`/deals/${deal.id}/groups`)).items.filter(({ id }) => this.#groups.has(id));
     await everyone(shoppers, async (shopper) => {
       await this.#shop(shopper, deal, open);
       bar.step();
@@ -180,7 +188,9 @@ export class Director {
     await everyone(
       shoppers,
       async (shopper) => {
-        const lacking = (await Promise.all([...this.#groups].map((id) => this.#group(id)))).filter((group) => group?.status === "OPEN" && group.held + group.taken < group.size);
+        const lacking = (await Promise.all([...this.#groups].map((id) => this.#group(id)))).filter(
+          (group) => group?.status === "OPEN" && group.dealId === deal.id && group.held + group.taken < group.size,
+        );
         const group = oneOf(lacking);
         const order = await shopper.order({ dealId: fresh.id, quantity: 1, ...(group ? { groupId: group.id } : {}) });
         if (order) await shopper.pay(order);
@@ -197,14 +207,16 @@ export class Director {
     const guests = paid.filter(() => chance(REDEEMED_SHARE));
     const bar = new Bar("vouchers are redeemed", guests.length);
     let redeemed = 0;
-    const redeem = (code: string) => refusedIsUndefined(this.#http.post<{ status: string }>("/vouchers/redeem", { code }, this.#ownerToken));
+    const redeem = (code: string) =>
+      refusedIsUndefined(this.#http.post<{ status: string }>("/vouchers/redeem", { code }, this.#ownerToken));
     await everyone(
       guests,
       async ({ shopper, order }) => {
         const [voucher] = await shopper.vouchers(order);
         if (voucher && (await redeem(voucher.code))) {
           redeemed++;
-          if (redeemed % 10 === 0) this.#faults.expect((await redeem(voucher.code)) === undefined, `voucher ${voucher.code} was redeemed twice`);
+          if (redeemed % 10 === 0)
+            this.#faults.expect((await redeem(voucher.code)) === undefined, `voucher ${voucher.code} was redeemed twice`);
         }
         bar.step();
       },

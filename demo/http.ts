@@ -84,12 +84,16 @@ export class Http {
       this.latency.record(Math.max(1, Math.round((performance.now() - startedMs) * 1e6)));
       this.answers++;
       if (response.ok) {
-        return { answer: (text === "" ? undefined : JSON.parse(text)) as A, replayed: response.headers.get("idempotency-replayed") === "true" };
+        return {
+          answer: (text === "" ? undefined : JSON.parse(text)) as A,
+          replayed: response.headers.get("idempotency-replayed") === "true",
+        };
       }
       const { code = `HTTP_${response.status}`, detail = "" } = JSON.parse(text || "{}") as { code?: string; detail?: string };
       this.refusals.set(code, (this.refusals.get(code) ?? 0) + 1);
       const waitSeconds = Number(response.headers.get("retry-after"));
-      const again = (response.status === 429 || response.status === 503) && waitSeconds > 0 && waitSeconds <= WAIT_SECONDS_MAX && tries < TRIES_MAX;
+      const again =
+        (response.status === 429 || response.status === 503) && waitSeconds > 0 && waitSeconds <= WAIT_SECONDS_MAX && tries < TRIES_MAX;
       if (!again) {
         if (response.status >= 500) this.broken.push(`${method} ${path}: ${response.status} ${code}`);
         throw new Refused(response.status, code, detail);

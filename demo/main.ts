@@ -79,7 +79,9 @@ async function main(): Promise<number> {
     () => undefined,
   );
   if (ready !== true) {
-    process.stderr.write(ready === undefined ? `no server at ${http.base}: start one with npm start\n` : `the server at ${http.base} is not ready\n`);
+    process.stderr.write(
+      ready === undefined ? `no server at ${http.base}: start one with npm start\n` : `the server at ${http.base} is not ready\n`,
+    );
     return 1;
   }
   process.stdout.write(`\n  An evening in the city, at ${http.base}\n\n`);
@@ -102,7 +104,9 @@ main().then(
   (code) => process.exit(code),
   (error: unknown) => {
     // What a person can do something about is one line.
-    process.stderr.write(`\n${error instanceof Unreachable ? `the server went away: ${error.message}` : error instanceof Error ? error.message : String(error)}\n`);
+    process.stderr.write(
+      `\n${error instanceof Unreachable ? `the server went away: ${error.message}` : error instanceof Error ? error.message : String(error)}\n`,
+    );
     process.exit(1);
   },
 );

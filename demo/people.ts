@@ -19,6 +19,7 @@ export interface Deal {
 }
 export interface Group {
   readonly id: string;
+  readonly dealId: string;
   readonly size: number;
   readonly taken: number;
   readonly filled: number;
@@ -94,7 +95,10 @@ export class Shopper {
     const send = () => refusedIsUndefined(this.#http.postReplayable<Order>("/orders", wish, this.#token, key));
     const [first, second] = await Promise.all([send(), send()]);
     if (!first || !second) return this.#keep((first ?? second)?.answer);
-    this.#faults.expect(first.answer.id === second.answer.id, `${this.username}: one key made two orders, ${first.answer.id} and ${second.answer.id}`);
+    this.#faults.expect(
+      first.answer.id === second.answer.id,
+      `${this.username}: one key made two orders, ${first.answer.id} and ${second.answer.id}`,
+    );
     this.#faults.expect(first.replayed !== second.replayed, `${this.username}: of two equal requests exactly one is the repeat`);
     this.replays += 1;
     const other = await this.#http.post("/orders", { ...wish, quantity: wish.quantity + 1 }, this.#token, key).then(
@@ -129,7 +133,7 @@ export class Shopper {
 
   async myOrderIds(): Promise<Set<string>> {
     const ids = new Set<string>();
-    for (let cursor: string | undefined = ""; cursor !== undefined; ) {
+    for (let cursor: string | undefined = ""; cursor !== undefined;) {
       const page: Items<Order> = await this.#http.get(`/orders?limit=100${cursor && `&cursor=${cursor}`}`, this.#token);
       for (const { id } of page.items) ids.add(id);
       cursor = page.nextCursor;

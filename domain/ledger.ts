@@ -21,6 +21,8 @@ export interface TransferRequest {
   readonly credit: string;
   readonly amount: Fen;
   readonly orderId?: OrderId | undefined;
+  /** Its business key was made in this transaction, or a barrier was entered for the first time: there is nothing to be a repeat of. */
+  readonly fresh?: boolean;
 }
 
 /** A refusal names what the floored account could have given; `repeated` says that the row stood there already. */

@@ -19,9 +19,13 @@ import {
 } from "../domain/ledger.ts";
 import type { Work } from "./drain.ts";
 
-const LOCK_HEAD: Statement = {
-  name: "ledger/lock-head",
-  text: `select seq, encode(hash, 'hex') as hash from chain_heads where slot = $1 for update`,
+/** The head first, then the accounts: an inner `for update` locks before the outer one sees a row. */
+const LOCK: Statement = {
+  name: "ledger/lock",
+  text: `
+    select h.seq, h.hash, a.account, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted
+      from (select seq, encode(hash, 'hex') as hash from chain_heads where slot = $1 for update) h
+      left join lateral (select * from accounts where slot = $1 and account = any($2::text[]) order by account for update) a on true`,
 };
 const LOCK_ACCOUNTS: Statement = {
   name: "ledger/lock-accounts",
@@ -42,29 +46,27 @@ const FIND: Statement = {
       from unnest($2::text[], $3::text[]) as k(code, business_key)
      cross join lateral (select * from transfers where slot = $1 and code = k.code and business_key = k.business_key offset 0) t`,
 };
-const INSERT: Statement = {
-  name: "ledger/insert-transfers",
+/** Rows, accounts and head in one statement: they are of three tables, and a batch pays for one. */
+const BOOK: Statement = {
+  name: "ledger/book",
   text: `
-    insert into transfers (slot, id, seq, debit_account, credit_account, amount, code, state, business_key, pending_id, order_id, at, prev_hash, hash)
-    select $1, id, seq, debit, credit, amount, code, state, business_key, pending_id, order_id, $2, decode(prev_hash, 'hex'), decode(hash, 'hex')
-      from json_to_recordset($3::json) as t(id bigint, seq bigint, debit text, credit text, amount bigint, code text, state text,
-        business_key text, pending_id bigint, order_id bigint, prev_hash text, hash text)`,
-};
-const CHANGE_ACCOUNTS: Statement = {
-  name: "ledger/change-accounts",
-  text: `
-    update accounts a
-       set debits_pending = a.debits_pending + c.debits_pending, debits_posted = a.debits_posted + c.debits_posted,
-           credits_pending = a.credits_pending + c.credits_pending, credits_posted = a.credits_posted + c.credits_posted
-      from (select c.*, r.row
-              from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-                   as c(account, debits_pending, debits_posted, credits_pending, credits_posted)
-             cross join lateral (select ctid as row from accounts where slot = $1 and account = c.account offset 0) r) c
-     where a.slot = $1 and a.ctid = c.row returning a.account`,
-};
-const MOVE_HEAD: Statement = {
-  name: "ledger/move-head",
-  text: `update chain_heads set seq = $2, hash = decode($3, 'hex') where slot = $1 and seq = $4 returning seq`,
+    with booked as (
+      insert into transfers (slot, id, seq, debit_account, credit_account, amount, code, state, business_key, pending_id, order_id, at, prev_hash, hash)
+      select $1, id, seq, debit, credit, amount, code, state, business_key, pending_id, order_id, $2, decode(prev_hash, 'hex'), decode(hash, 'hex')
+        from json_to_recordset($3::json) as t(id bigint, seq bigint, debit text, credit text, amount bigint, code text, state text,
+          business_key text, pending_id bigint, order_id bigint, prev_hash text, hash text)),
+    changed as (
+      update accounts a
+         set debits_pending = a.debits_pending + c.debits_pending, debits_posted = a.debits_posted + c.debits_posted,
+             credits_pending = a.credits_pending + c.credits_pending, credits_posted = a.credits_posted + c.credits_posted
+        from (select c.*, r.row
+                from unnest($4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+                     as c(account, debits_pending, debits_posted, credits_pending, credits_posted)
+               cross join lateral (select ctid as row from accounts where slot = $1 and account = c.account offset 0) r) c
+       where a.slot = $1 and a.ctid = c.row returning 1),
+    moved as (
+      update chain_heads set seq = $9, hash = decode($10, 'hex') where slot = $1 and seq = $11 returning 1)
+    select (select count(*)::integer from changed) as accounts, (select count(*)::integer from moved) as heads`,
 };
 
 interface AccountRow {
@@ -88,11 +90,12 @@ interface TransferKeyRow {
 export async function bookTransfers(work: Work, requests: readonly TransferRequest[]): Promise<readonly TransferOutcome[]> {
   if (requests.length === 0) return [];
   const accounts = [...new Set(requests.flatMap(({ debit, credit }) => [debit, credit]))].sort();
-  const keys = [...new Map(requests.map((request) => [`${request.code} ${request.businessKey}`, request])).values()];
-  const [head, locked, recorded, ids] = await Promise.all([
-    lockHead(work),
-    lockAccounts(work, accounts),
-    findTransfers(work, keys),
+  const [{ head, locked }, recorded, ids] = await Promise.all([
+    lock(work, accounts),
+    findTransfers(
+      work,
+      requests.filter(({ fresh }) => fresh !== true),
+    ),
     work.mint(requests.length) as Promise<TransferId[]>,
   ]);
   const balances = locked.size === accounts.length ? locked : await openAccounts(work, accounts, locked);
@@ -101,10 +104,12 @@ export async function bookTransfers(work: Work, requests: readonly TransferReque
   return posting.outcomes;
 }
 
-async function lockHead(work: Work): Promise<ChainHead> {
-  const [row] = await work.query<{ seq: string; hash: string }>(LOCK_HEAD, [work.shard.slot]);
-  invariant(row !== undefined, "every slot has a chain");
-  return { seq: BigInt(row.seq), hash: row.hash };
+async function lock(work: Work, accounts: readonly string[]): Promise<{ head: ChainHead; locked: Map<string, Balance> }> {
+  const rows = await work.query<{ seq: string; hash: string } & (AccountRow | { account: null })>(LOCK, [work.shard.slot, accounts]);
+  const [first] = rows;
+  invariant(first !== undefined, "every slot has a chain");
+  const locked = rows.flatMap((row) => (row.account === null ? [] : [[row.account, balanceOf(row)] as const]));
+  return { head: { seq: BigInt(first.seq), hash: first.hash }, locked: new Map(locked) };
 }
 
 async function lockAccounts(work: Work, accounts: readonly string[]): Promise<Map<string, Balance>> {
@@ -122,7 +127,9 @@ async function openAccounts(work: Work, accounts: readonly string[], locked: Rea
   return new Map([...locked, ...made]);
 }
 
-async function findTransfers(work: Work, keys: readonly TransferRequest[]): Promise<RecordedTransfer[]> {
+async function findTransfers(work: Work, requests: readonly TransferRequest[]): Promise<RecordedTransfer[]> {
+  if (requests.length === 0) return [];
+  const keys = [...new Map(requests.map((request) => [`${request.code} ${request.businessKey}`, request])).values()];
   const rows = await work.query<TransferKeyRow>(FIND, [work.shard.slot, keys.map((key) => key.code), keys.map((key) => key.businessKey)]);
   return rows.map((row) => ({
     id: row.id,
@@ -153,20 +160,21 @@ async function write(work: Work, before: ChainHead, { rows, changes, head }: Pos
     hash: row.hash,
   }));
   const column = (of: (balance: Balance) => bigint): string[] => touched.map(([, change]) => String(of(change)));
-  const [, changed, moved] = await Promise.all([
-    work.query(INSERT, [slot, work.now, JSON.stringify(transfers)]),
-    work.query(CHANGE_ACCOUNTS, [
-      slot,
-      touched.map(([account]) => account),
-      column((change) => change.debitsPending),
-      column((change) => change.debitsPosted),
-      column((change) => change.creditsPending),
-      column((change) => change.creditsPosted),
-    ]),
-    work.query(MOVE_HEAD, [slot, String(head.seq), head.hash, String(before.seq)]),
+  const [done] = await work.query<{ accounts: number; heads: number }>(BOOK, [
+    slot,
+    work.now,
+    JSON.stringify(transfers),
+    touched.map(([account]) => account),
+    column((change) => change.debitsPending),
+    column((change) => change.debitsPosted),
+    column((change) => change.creditsPending),
+    column((change) => change.creditsPosted),
+    String(head.seq),
+    head.hash,
+    String(before.seq),
   ]);
-  invariant(changed.length === touched.length, "every account that was locked is written");
-  invariant(moved.length === 1, "the head that was locked is the head that moves");
+  invariant(done?.accounts === touched.length, "every account that was locked is written");
+  invariant(done.heads === 1, "the head that was locked is the head that moves");
 }
 
 const balanceOf = (row: AccountRow): Balance => ({

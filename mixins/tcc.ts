@@ -10,17 +10,26 @@ export type Phase = "try" | "confirm" | "cancel";
 /** `first`: do it. `repeat`: it is done. `empty`: a cancel with nothing to undo. `refused`: a try after its cancel. */
 export type Entry = "first" | "repeat" | "empty" | "refused";
 
-/** A cancel also takes the place of the try: both rows in one statement, so that no try slips in between. */
+/**
+ * A cancel also takes the place of the try: both rows in one statement, so that no try slips in between. What was there before the statement is
+ * told with what it entered.
+ */
 const ENTER: Statement = {
   name: "tcc/enter",
   text: `
-    insert into tcc_barriers (slot, xid, branch, phase, by_phase)
-    select $1, xid, $2, phase, $3 from unnest($4::bigint[]) as x(xid), unnest(case $3 when 'cancel' then array['try', 'cancel'] else array[$3] end) as p(phase)
-    on conflict do nothing returning xid, phase`,
+    with entered as (
+      insert into tcc_barriers (slot, xid, branch, phase, by_phase)
+      select $1, xid, $2, phase, $3
+        from unnest($4::bigint[]) as x(xid), unnest(case $3 when 'cancel' then array['try', 'cancel'] else array[$3] end) as p(phase)
+      on conflict do nothing returning xid, phase)
+    select xid, phase, $3 as by_phase, true as mine from entered
+    union all
+    select xid, phase, by_phase, false from tcc_barriers where slot = $1 and xid = any($4::bigint[]) and branch = $2`,
 };
+/** What stands there now. Only for whoever waited for somebody else's row: it was not there when the statement began. */
 const LOOK: Statement = {
   name: "tcc/look",
-  text: `select xid, phase, by_phase from tcc_barriers where slot = $1 and xid = any($3::bigint[]) and branch = $2`,
+  text: `select xid, phase, by_phase, false as mine from tcc_barriers where slot = $1 and xid = any($3::bigint[]) and branch = $2`,
 };
 const LEAVE: Statement = {
   name: "tcc/leave",
@@ -37,28 +46,34 @@ export async function enterPhase<X extends string>(
 ): Promise<ReadonlyMap<X, Entry>> {
   const sorted = [...new Set(xids)].sort();
   if (sorted.length === 0) return new Map();
-  const [entered, barriers] = await Promise.all([
-    tx.query<{ xid: X; phase: Phase }>(ENTER, [slot, branch, phase, sorted]),
-    tx.query<{ xid: X; phase: Phase; by_phase: Phase }>(LOOK, [slot, branch, sorted]),
-  ]);
-  const mine = new Set(entered.map((row) => `${row.xid} ${row.phase}`));
-  const marks = new Set(barriers.map((row) => `${row.xid} ${row.phase} ${row.by_phase}`));
-  return new Map(sorted.map((xid) => [xid, entryOf(xid, phase, mine, marks)]));
+  const rows = await tx.query<Mark<X>>(ENTER, [slot, branch, phase, sorted]);
+  const told = Map.groupBy(rows, ({ xid }) => xid);
+  const untold = sorted.filter((xid) => !told.get(xid)?.some((row) => row.phase === phase));
+  if (untold.length > 0)
+    for (const row of await tx.query<Mark<X>>(LOOK, [slot, branch, untold])) told.set(row.xid, [...(told.get(row.xid) ?? []), row]);
+  return new Map(sorted.map((xid) => [xid, entryOf(xid, phase, told.get(xid) ?? [])]));
 }
 
-function entryOf(xid: string, phase: Phase, mine: ReadonlySet<string>, marks: ReadonlySet<string>): Entry {
-  const first = mine.has(`${xid} ${phase}`);
-  const cancelled = marks.has(`${xid} cancel cancel`);
-  const confirmed = marks.has(`${xid} confirm confirm`);
-  invariant(!(cancelled && confirmed), `transaction ${xid} is confirmed or cancelled, never both`);
+interface Mark<X> {
+  readonly xid: X;
+  readonly phase: Phase;
+  readonly by_phase: Phase;
+  readonly mine: boolean;
+}
+
+function entryOf(xid: string, phase: Phase, marks: readonly Mark<string>[]): Entry {
+  const mine = (of: Phase): boolean => marks.some((mark) => mark.mine && mark.phase === of);
+  const stands = (of: Phase, by: Phase): boolean => marks.some((mark) => mark.phase === of && mark.by_phase === by);
+  const first = mine(phase);
+  invariant(!(stands("cancel", "cancel") && stands("confirm", "confirm")), `transaction ${xid} is confirmed or cancelled, never both`);
   switch (phase) {
     case "try":
-      return first ? "first" : cancelled ? "refused" : "repeat";
+      return first ? "first" : stands("cancel", "cancel") ? "refused" : "repeat";
     case "confirm":
-      invariant(marks.has(`${xid} try try`), `transaction ${xid} was tried before it is confirmed`);
+      invariant(stands("try", "try"), `transaction ${xid} was tried before it is confirmed`);
       return first ? "first" : "repeat";
     case "cancel":
-      return !first ? "repeat" : mine.has(`${xid} try`) ? "empty" : "first";
+      return !first ? "repeat" : mine("try") ? "empty" : "first";
   }
 }
 

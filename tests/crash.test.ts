@@ -21,7 +21,13 @@ const SECRET = "a secret for crash tests, long enough";
 
 describe("killed at any moment", () => {
   const dataDir = mkdtempSync(join(tmpdir(), "tuanbar-crash-"));
-  const server = new Server({ DATA_DIR: dataDir, JWT_SECRET: SECRET, RATE_LIMITS: "off", ADMIN_PASSWORD: "crash-test-admin", LOG_LEVEL: "fatal" });
+  const server = new Server({
+    DATA_DIR: dataDir,
+    JWT_SECRET: SECRET,
+    RATE_LIMITS: "off",
+    ADMIN_PASSWORD: "crash-test-admin",
+    LOG_LEVEL: "fatal",
+  });
   before(() => server.start());
   after(async () => {
     await server.stop();
@@ -33,13 +39,17 @@ describe("killed at any moment", () => {
     const admin = await tokens.sign(caller(userId(1), ["admin"]), 3_600);
     const deal = await makeDealOverHttp(server, admin);
     const shoppers = await Promise.all(Array.from({ length: SHOPPERS }, (_, n) => tokens.sign(caller(userId(n + 100)), 3_600)));
-    for (const token of shoppers) assert.equal((await server.insist("POST", "/wallet/topups", { token, body: { amount: 1_000_000, channel: "test" } })).status, 201);
+    for (const token of shoppers)
+      assert.equal((await server.insist("POST", "/wallet/topups", { token, body: { amount: 1_000_000, channel: "test" } })).status, 201);
 
     const acknowledged = new Map<string, { token: string; paid: boolean }>();
     let over = false;
     const shop = async (token: string, n: number): Promise<void> => {
       while (!over) {
-        const placed = await server.insist("POST", "/orders", { token, body: { dealId: deal, quantity: 1, ...(n % 2 === 0 ? { groupSize: 2 } : {}) } });
+        const placed = await server.insist("POST", "/orders", {
+          token,
+          body: { dealId: deal, quantity: 1, ...(n % 2 === 0 ? { groupSize: 2 } : {}) },
+        });
         assert.equal(placed.status, 201, JSON.stringify(placed.body));
         const { id } = placed.body as { id: string };
         acknowledged.set(id, { token, paid: false });
@@ -90,11 +100,20 @@ async function makeDealOverHttp(server: Server, admin: string): Promise<string> 
     return body as { id: string; accessToken: string };
   };
   await expect(201, server.insist("POST", "/auth/register", { body: { username, password } }));
-  await expect(201, server.insist("POST", "/merchants", { token: admin, body: { name: "crash bar", city: "sh", commissionBps: 600, ownerUsername: username } }));
+  await expect(
+    201,
+    server.insist("POST", "/merchants", {
+      token: admin,
+      body: { name: "crash bar", city: "sh", commissionBps: 600, ownerUsername: username },
+    }),
+  );
   const { accessToken: token } = await expect(200, server.insist("POST", "/auth/login", { body: { username, password } }));
   const { id } = await expect(
     201,
-    server.insist("POST", "/deals", { token, body: { title: "two pints", price: 1_990, tiers: [{ size: 2, price: 1_490 }], stock: 1_000_000 } }),
+    server.insist("POST", "/deals", {
+      token,
+      body: { title: "two pints", price: 1_990, tiers: [{ size: 2, price: 1_490 }], stock: 1_000_000 },
+    }),
   );
   await expect(200, server.insist("POST", `/deals/${id}/publish`, { token }));
   return id;

@@ -31,7 +31,10 @@ describe("a group whose deadline passes", () => {
     const shard = shardOf(groupId);
     await test.node.platform
       .databaseOf(shard)
-      .query({ name: "test/deadline", text: "update groups set deadline = now() - interval '1 second' where slot = $1 and id = $2" }, [shard.slot, groupId]);
+      .query({ name: "test/deadline", text: "update groups set deadline = now() - interval '1 second' where slot = $1 and id = $2" }, [
+        shard.slot,
+        groupId,
+      ]);
   };
   const group = (id: Id) => callAs(test.node, getGroup, { id }, undefined);
   const stock = async (deal: Id) => {

@@ -8,7 +8,8 @@ import { callAs, caller, testNode, type TestNode } from "./support/node.ts";
 import { until } from "./support/until.ts";
 
 const refused = (code: string) => (error: unknown) => error instanceof DomainError && error.type === code;
-const codeOf = (result: PromiseSettledResult<unknown>): string => (result.status === "fulfilled" ? "ok" : result.reason instanceof DomainError ? result.reason.type : String(result.reason));
+const codeOf = (result: PromiseSettledResult<unknown>): string =>
+  result.status === "fulfilled" ? "ok" : result.reason instanceof DomainError ? result.reason.type : String(result.reason);
 const tally = (results: readonly PromiseSettledResult<unknown>[]): Record<string, number> => {
   const counts: Record<string, number> = {};
   for (const result of results) counts[codeOf(result)] = (counts[codeOf(result)] ?? 0) + 1;
@@ -27,10 +28,15 @@ describe("ordering", () => {
   };
   const stockOf = async (deal: Id) => {
     const shard = shardOf(deal);
-    const [row] = await test.node.platform.databaseOf(shard).query<{ total: number; held: number; sold: number }>(
-      { name: "test/stock", text: "select sum(total)::integer as total, sum(held)::integer as held, sum(sold)::integer as sold from stock where slot = $1 and deal_id = $2" },
-      [shard.slot, deal],
-    );
+    const [row] = await test.node.platform
+      .databaseOf(shard)
+      .query<{ total: number; held: number; sold: number }>(
+        {
+          name: "test/stock",
+          text: "select sum(total)::integer as total, sum(held)::integer as held, sum(sold)::integer as sold from stock where slot = $1 and deal_id = $2",
+        },
+        [shard.slot, deal],
+      );
     return row;
   };
 
@@ -118,7 +124,10 @@ describe("ordering", () => {
     const shard = shardOf(order.id);
     await test.node.platform
       .databaseOf(shard)
-      .query({ name: "test/age", text: "update orders set expires_at = now() - interval '1 second' where slot = $1 and id = $2" }, [shard.slot, order.id]);
+      .query({ name: "test/age", text: "update orders set expires_at = now() - interval '1 second' where slot = $1 and id = $2" }, [
+        shard.slot,
+        order.id,
+      ]);
     await until(async () => (await callAs(test.node, getOrder, { id: order.id }, caller(userId(1)))).status === "EXPIRED");
     assert.deepEqual(await stockOf(deal), { total: 5, held: 0, sold: 0 });
     await place(deal, userId(1), { groupSize: 2 });
@@ -130,7 +139,10 @@ async function openGroup(test: TestNode, groupId: Id): Promise<void> {
   await test.node.platform
     .databaseOf(shard)
     .query(
-      { name: "test/open", text: "update groups set state = 'OPEN', held = held - 1, taken = taken + 1, deadline = now() + interval '1 hour' where slot = $1 and id = $2" },
+      {
+        name: "test/open",
+        text: "update groups set state = 'OPEN', held = held - 1, taken = taken + 1, deadline = now() + interval '1 hour' where slot = $1 and id = $2",
+      },
       [shard.slot, groupId],
     );
 }

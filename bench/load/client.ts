@@ -7,7 +7,10 @@ export class Generator {
   readonly #child: ChildProcess;
 
   constructor() {
-    this.#child = fork(fileURLToPath(new URL("./generator.ts", import.meta.url)), { serialization: "advanced", stdio: ["ignore", "ignore", "inherit", "ipc"] });
+    this.#child = fork(fileURLToPath(new URL("./generator.ts", import.meta.url)), {
+      serialization: "advanced",
+      stdio: ["ignore", "ignore", "inherit", "ipc"],
+    });
   }
 
   get pid(): number {

@@ -40,7 +40,8 @@ export interface RunResult {
 
 /** From the parent: shoppers to sign tokens for, or a run. To it: `ready`, `window` at both ends of the measured window, `done`, `failed`. */
 export type Order = { readonly sign: { readonly jwtSecret: string; readonly shoppers: number } } | { readonly run: Run };
-export type Report = { readonly ready: true } | { readonly window: "open" | "closed" } | { readonly done: RunResult } | { readonly failed: string };
+export type Report =
+  { readonly ready: true } | { readonly window: "open" | "closed" } | { readonly done: RunResult } | { readonly failed: string };
 
 /** The last answers of a run may take as long as a request may. */
 const LAST_ANSWERS_MS = 15_000;

@@ -3,7 +3,13 @@
 /** What a run is to do; travels from the bench to the generator. */
 export type Plan =
   /** One order a request: a deal drawn by Zipf's law (exponent 0: evenly), shoppers in turn. */
-  | { readonly kind: "orders"; readonly deals: readonly string[]; readonly exponent: number; readonly firstShopper: number; readonly shoppers: number }
+  | {
+      readonly kind: "orders";
+      readonly deals: readonly string[];
+      readonly exponent: number;
+      readonly firstShopper: number;
+      readonly shoppers: number;
+    }
   /** Lives: a leader orders a group of two and pays, a friend joins and pays; the group forms and both have vouchers. */
   | { readonly kind: "lives"; readonly deals: readonly string[]; readonly firstShopper: number; readonly shoppers: number }
   /** Every shopper opens the app once, signed in (GET /cities, which reads no database): from then on the server knows their tokens. */
@@ -51,7 +57,9 @@ export function errandsOf(plan: Plan, headers: readonly string[], runId: string)
     case "arrivals":
       return each(plan, (n) => `GET /api/v1/cities HTTP/1.1\r\nHost: bench\r\n${headers[n] ?? ""}\r\n`);
     case "topups":
-      return each(plan, (n) => post("/wallet/topups", headers[n] ?? "", `${runId}-${n}`, JSON.stringify({ amount: plan.amount, channel: "test" })));
+      return each(plan, (n) =>
+        post("/wallet/topups", headers[n] ?? "", `${runId}-${n}`, JSON.stringify({ amount: plan.amount, channel: "test" })),
+      );
   }
 }
 

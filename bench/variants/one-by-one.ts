@@ -56,7 +56,10 @@ const ORDER: Statement = {
                         voucher_valid_days, state, idem_key, body_hash, created_at, expires_at)
     values ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11, 'PENDING_PAYMENT', $12, $13, $14, $15)`,
 };
-const STOCK: Statement = { name: "one-by-one/stock", text: `update stock set held = held + $4 where slot = $1 and deal_id = $2 and bucket = $3` };
+const STOCK: Statement = {
+  name: "one-by-one/stock",
+  text: `update stock set held = held + $4 where slot = $1 and deal_id = $2 and bucket = $3`,
+};
 const FLOW: Statement = {
   name: "one-by-one/flow",
   text: `insert into stock_flows (slot, deal_id, bucket, total, held, sold, cause) values ($1, $2, $3, 0, $4, 0, 'held')`,
@@ -83,7 +86,7 @@ type This = Service<{}> & Parts;
 export function oneByOne(lock: LockStock): ServiceSchema {
   const pool = (service: This, shard: Shard): pg.Pool => {
     const { url } = service.platform.databaseOf(shard);
-    const made = service.pools.get(url) ?? new pg.Pool({ connectionString: url, options: SESSION, max: CONNECTIONS, pipeline: true } as pg.PoolConfig);
+    const made = service.pools.get(url) ?? new pg.Pool({ connectionString: url, options: SESSION, max: CONNECTIONS, pipeline: true });
     service.pools.set(url, made);
     return made;
   };
@@ -98,9 +101,7 @@ export function oneByOne(lock: LockStock): ServiceSchema {
     } catch (error) {
       await client.query("rollback");
       client.release();
-      const { constraint } = error as { constraint?: string };
-      if (constraint !== "quotas_within_cap") throw error;
-      throw refusal(ORDER_ERRORS, "TOO_MANY_UNPAID", { merchantId: "" as Id<"merchant">, limit: LIMITS.unpaidOrdersMax });
+      throw error;
     }
   }
   return {
@@ -134,8 +135,8 @@ async function transact(client: pg.PoolClient, shard: Shard, lock: LockStock, ct
   ]);
   invariant(earlier.length === 0, "the load generator never repeats a key");
   const [row] = first.length > 0 || !lock.wait ? first : await run<Locked>(lock.wait, [shard.slot, dealId, shard.city, quantity]);
-  if (!row || row.available < quantity) throw refusal(DEAL_ERRORS, "SOLD_OUT", { dealId: dealId as Id<"deal">, available: row?.available ?? 0 });
-  if (row.state !== "ON_SALE") throw refusal(DEAL_ERRORS, "DEAL_NOT_ON_SALE", { dealId: dealId as Id<"deal"> });
+  if (!row || row.available < quantity) throw refusal(DEAL_ERRORS, "SOLD_OUT", { dealId, available: row?.available ?? 0 });
+  if (row.state !== "ON_SALE") throw refusal(DEAL_ERRORS, "DEAL_NOT_ON_SALE", { dealId });
   const unitPrice = fen(row.price);
   const placed: OrderRow = {
     id: row.id,
@@ -169,7 +170,10 @@ async function transact(client: pg.PoolClient, shard: Shard, lock: LockStock, ct
     run(COUNT, [shard.slot, row.merchant_id, caller.userId, LIMITS.unpaidOrdersMax]),
     run(EVENT, [shard.slot, row.id, caller.userId, requestId ?? null, idempotencyKey, JSON.stringify(data)]),
     client.query("commit"),
-  ]);
+  ]).catch((error: { constraint?: string }) => {
+    if (error.constraint !== "quotas_within_cap") throw error;
+    throw refusal(ORDER_ERRORS, "TOO_MANY_UNPAID", { merchantId: row.merchant_id, limit: LIMITS.unpaidOrdersMax });
+  });
   return placed;
 }
 

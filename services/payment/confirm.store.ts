@@ -9,8 +9,11 @@ import { appendEvents } from "../../mixins/events.ts";
 import { moveOrders } from "../order/order.store.ts";
 import { insertVouchers } from "../voucher/voucher.store.ts";
 
-/** PAID → CONFIRMED, vouchers issued, both told. The orders are locked. A code drawn a second time fails the batch, which draws again. */
-export async function confirmOrders(work: Work, orders: readonly OrderRow[]): Promise<void> {
+/**
+ * PAID → CONFIRMED, vouchers issued, both told. The orders are locked. A code drawn a second time fails the batch, which draws again. Rows of
+ * orders in `moved` are CONFIRMED already: they were paid in this transaction, and one update took both arrows.
+ */
+export async function confirmOrders(work: Work, orders: readonly OrderRow[], moved: ReadonlySet<string> = new Set()): Promise<void> {
   if (orders.length === 0) return;
   const { shard, now } = work;
   const units = orders.reduce((sum, order) => sum + order.quantity, 0);
@@ -20,7 +23,7 @@ export async function confirmOrders(work: Work, orders: readonly OrderRow[]): Pr
     moveOrders(
       work,
       shard,
-      orders.map((order) => order.id),
+      orders.map((order) => order.id).filter((id) => !moved.has(id)),
       { from: "PAID", to: "CONFIRMED" },
     ),
     insertVouchers(work, shard, vouchers, now),

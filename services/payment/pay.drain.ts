@@ -65,7 +65,7 @@ export async function tryDrain(work: Work, commands: readonly PayCommand[]): Pro
       ),
       bookTransfers(
         work,
-        begun.map((payment) => transferOf(payment, "pend")),
+        begun.map((payment) => ({ ...transferOf(payment, "pend"), fresh: true })),
       ),
     ]);
   }
@@ -129,6 +129,8 @@ async function write(work: Work, writes: DecideWrites): Promise<void> {
   const { shard, now } = work;
   const { confirming, cancelling, paid, confirmed, seats } = writes;
   const confirmingIds = confirming.map(({ payment }) => payment.id);
+  const paidIds = paid.map(({ id }) => id);
+  const atOnce = new Set(confirmed.map(({ id }) => id)).intersection(new Set(paidIds));
   const cancellingIds = cancelling.map(({ payment }) => payment.id);
   await Promise.all([
     writeDecisions(
@@ -143,9 +145,10 @@ async function write(work: Work, writes: DecideWrites): Promise<void> {
     moveOrders(
       work,
       shard,
-      paid.map(({ id }) => id),
+      paidIds.filter((id) => !atOnce.has(id)),
       { from: "PENDING_PAYMENT", to: "PAID", paidAt: now },
     ),
+    moveOrders(work, shard, [...atOnce], { from: "PENDING_PAYMENT", to: "CONFIRMED", paidAt: now }),
     changeBuckets(work, shard, mergeBucketChanges(writes.buckets), "sold"),
     changeGroups(
       work,
@@ -167,7 +170,7 @@ async function write(work: Work, writes: DecideWrites): Promise<void> {
     ]),
     // Before the orders are confirmed: an order's events are the path it went.
     appendEvents(work, shard, eventsOf(writes)),
-    confirmOrders(work, confirmed),
+    confirmOrders(work, confirmed, atOnce),
   ]);
 }
 

@@ -58,6 +58,7 @@ export async function topUpDrain(work: Work, commands: readonly TopUpCommand[]):
         debit: `cash:${channel}`,
         credit: walletOf(userId),
         amount,
+        fresh: true,
       })),
     ),
     appendEvents(
@@ -84,7 +85,7 @@ export const tryDrain = (work: Work, calls: readonly (readonly Branch[])[]): Pro
     const entered = [...branches.values()].filter(({ xid }) => entries.get(xid) !== "refused");
     const booked = await bookTransfers(
       work,
-      entered.map((branch) => transferOf(branch, "pend")),
+      entered.map((branch) => ({ ...transferOf(branch, "pend"), fresh: entries.get(branch.xid) === "first" })),
     );
     const outcomes = new Map<string, Outcome>();
     const failed: string[] = [];

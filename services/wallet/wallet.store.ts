@@ -28,16 +28,16 @@ const INSERT_TOPUPS: Statement = {
     select $1, id, user_id, channel, amount, 'SUCCEEDED', $2
       from unnest($3::bigint[], $4::bigint[], $5::text[], $6::bigint[]) as t(id, user_id, channel, amount)`,
 };
-/** Each direction stops at the page's end, by its own index; what is still promised or was given up is not shown. */
+/** Each direction stops at the page's end, by its own index, whose predicate it repeats: what is only promised, or given up, is not shown. */
 const MOVES: Statement = {
   name: "wallet/moves",
   text: `
     select * from (
       (select id, amount, 'out' as direction, code, order_id, at from transfers
-        where slot = $1 and debit_account = $2 and id < $3 and state = 'POSTED' order by id desc limit $4)
+        where slot = $1 and debit_account = $2 and debit_account like 'wallet:%' and id < $3 and state = 'POSTED' order by id desc limit $4)
       union all
       (select id, amount, 'in', code, order_id, at from transfers
-        where slot = $1 and credit_account = $2 and id < $3 and state = 'POSTED' order by id desc limit $4)
+        where slot = $1 and credit_account = $2 and credit_account like 'wallet:%' and id < $3 and state = 'POSTED' order by id desc limit $4)
     ) moves order by id desc limit $4`,
 };
 

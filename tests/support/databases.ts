@@ -19,7 +19,11 @@ export interface TestServer {
 
 export async function testServer(): Promise<TestServer> {
   const shared = process.env["TEST_POSTGRES"];
-  if (shared !== undefined) return { urlOf: (database) => shared.replace(encodeURIComponent("{database}"), encodeURIComponent(database)), stop: () => Promise.resolve() };
+  if (shared !== undefined)
+    return {
+      urlOf: (database) => shared.replace(encodeURIComponent("{database}"), encodeURIComponent(database)),
+      stop: () => Promise.resolve(),
+    };
   const dataDir = mkdtempSync(join(tmpdir(), "tuanbar-test-"));
   const postgres = await startEmbeddedPostgres({ dataDir, throwaway: true, log: () => undefined });
   return {
@@ -83,9 +87,8 @@ export async function testKeyspaces(server: TestServer): Promise<TestKeyspaces> 
     keyspaces,
     urlOf: server.urlOf,
     async drop() {
-      // The server of `npm test` goes with all its databases; dropping them one by one took longer than some tests.
-      if (process.env["TEST_POSTGRES"] !== undefined) return;
-      for (const { name } of keyspaces.databases()) await admin(server, (client) => client.query(`drop database if exists ${name} with (force)`));
+      for (const { name } of keyspaces.databases())
+        await admin(server, (client) => client.query(`drop database if exists ${name} with (force)`));
     },
   };
 }

@@ -10,7 +10,16 @@ let made = 0;
 /** A deal on sale in Shanghai, of a merchant of its own. */
 export async function makeDeal(
   test: Pick<TestNode, "node">,
-  of: { stock: number; price?: number; tiers?: readonly { size: number; price: number }[]; perUserLimit?: number; groupTtlMinutes?: number; buckets?: number; autoFillBps?: number; city?: number },
+  of: {
+    stock: number;
+    price?: number;
+    tiers?: readonly { size: number; price: number }[];
+    perUserLimit?: number;
+    groupTtlMinutes?: number;
+    buckets?: number;
+    autoFillBps?: number;
+    city?: number;
+  },
 ): Promise<Id> {
   const n = ++made;
   const city = of.city ?? 1;
@@ -19,7 +28,10 @@ export async function makeDeal(
   const dealId = composeId({ ms: 1_770_000_000_000 + n, sequence: 1, city, slot });
   const database = test.node.platform.databaseOf(shardOf(dealId));
   await database.query(
-    { name: "test/merchant", text: "insert into merchants (slot, id, name, commission_bps, owner_id, owner_username) values ($1, $2, $3, 600, 16, 'boss')" },
+    {
+      name: "test/merchant",
+      text: "insert into merchants (slot, id, name, commission_bps, owner_id, owner_username) values ($1, $2, $3, 600, 16, 'boss')",
+    },
     [slot, merchantId, `bar ${n}`],
   );
   await database.query(
@@ -29,14 +41,32 @@ export async function makeDeal(
                voucher_valid_days, refund_anytime, refund_expired, state, words)
              values ($1, $2, $3, $4, '', $5, $6, $7, $8, $9, 90, true, true, 'ON_SALE', '')`,
     },
-    [slot, dealId, merchantId, `deal ${n}`, of.price ?? 1990, JSON.stringify(of.tiers ?? []), of.perUserLimit ?? null, of.groupTtlMinutes ?? 60, of.autoFillBps ?? null],
+    [
+      slot,
+      dealId,
+      merchantId,
+      `deal ${n}`,
+      of.price ?? 1990,
+      JSON.stringify(of.tiers ?? []),
+      of.perUserLimit ?? null,
+      of.groupTtlMinutes ?? 60,
+      of.autoFillBps ?? null,
+    ],
   );
   const buckets = of.buckets ?? 1;
   for (let bucket = 0; bucket < buckets; bucket++) {
     const total = Math.floor(of.stock / buckets) + (bucket < of.stock % buckets ? 1 : 0);
-    await database.query({ name: "test/stock-bucket", text: "insert into stock (slot, deal_id, bucket, total) values ($1, $2, $3, $4)" }, [slot, dealId, bucket, total]);
+    await database.query({ name: "test/stock-bucket", text: "insert into stock (slot, deal_id, bucket, total) values ($1, $2, $3, $4)" }, [
+      slot,
+      dealId,
+      bucket,
+      total,
+    ]);
     await database.query(
-      { name: "test/flow", text: "insert into stock_flows (slot, deal_id, bucket, total, held, sold, cause) values ($1, $2, $3, $4, 0, 0, 'created')" },
+      {
+        name: "test/flow",
+        text: "insert into stock_flows (slot, deal_id, bucket, total, held, sold, cause) values ($1, $2, $3, $4, 0, 0, 'created')",
+      },
       [slot, dealId, bucket, total],
     );
   }

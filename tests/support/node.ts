@@ -13,7 +13,10 @@ export interface TestNode {
   stop(): Promise<void>;
 }
 
-export async function testNode(services: readonly ServiceName[], settings: Parameters<typeof makeNode>[0]["settings"] = {}): Promise<TestNode> {
+export async function testNode(
+  services: readonly ServiceName[],
+  settings: Parameters<typeof makeNode>[0]["settings"] = {},
+): Promise<TestNode> {
   // A file whose set-up fails must end, not wait for a server nobody stops.
   const started: (() => Promise<void>)[] = [];
   const stop = async (): Promise<void> => {
@@ -61,6 +64,8 @@ export const callAs = <N extends string, P extends Fields, A>(
       ...(as === undefined ? {} : { caller: as }),
       requestId: randomUUID(),
       idempotencyKey,
-      bodyHash: createHash("sha256").update(JSON.stringify([contract.name, params])).digest(),
+      bodyHash: createHash("sha256")
+        .update(JSON.stringify([contract.name, params]))
+        .digest(),
     },
   });

@@ -48,7 +48,11 @@ export class Server {
   }
 
   #spawn(): void {
-    const child = spawn(process.execPath, ["scripts/start.ts"], { cwd: root, env: { ...process.env, ...this.#environment, PORT: String(this.#port) }, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(process.execPath, ["scripts/start.ts"], {
+      cwd: root,
+      env: { ...process.env, ...this.#environment, PORT: String(this.#port) },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     const keep = (chunk: Buffer): void => void (this.output = (this.output + chunk.toString("utf8")).slice(-20_000));
     child.stdout?.on("data", keep);
     child.stderr?.on("data", keep);
@@ -118,7 +122,10 @@ export class Server {
       const reply = await this.ask(method, path, { ...ask, key }).catch((error: unknown) => void (last = String(error)));
       last = reply?.body ?? last;
       if (reply && ![429, 502, 503, 504].includes(reply.status)) return reply;
-      assert.ok(performance.now() < end, `${method} ${path} is answered within a minute, not ${JSON.stringify(last)}; the server said:\n${this.output}`);
+      assert.ok(
+        performance.now() < end,
+        `${method} ${path} is answered within a minute, not ${JSON.stringify(last)}; the server said:\n${this.output}`,
+      );
       await sleep(100);
     }
   }

@@ -76,16 +76,19 @@ create table transfers (
   at timestamptz not null,
   prev_hash bytea not null,
   hash bytea not null,
-  primary key (slot, id),
+  primary key (id, slot),
   check (debit_account <> credit_account)
 ) partition by list (slot);
 select partition_by_slot('transfers');
+-- In these indexes the slot, constant in a partition, comes last: while a table is young, PostgreSQL holds reading a whole slot by an index that
+-- begins with it to be as good as looking a key up, and keeps that plan while the table grows (3 ms a look-up among 250 rows).
 -- One business event, one transfer: a repeat finds its row here.
-create unique index transfers_business_key on transfers (slot, code, business_key, state);
-create unique index transfers_seq on transfers (slot, seq);
-create unique index transfers_pending on transfers (slot, pending_id) where pending_id is not null;
-create index transfers_debit on transfers (slot, debit_account, id);
-create index transfers_credit on transfers (slot, credit_account, id);
+create unique index transfers_business_key on transfers (code, business_key, state, slot);
+create unique index transfers_seq on transfers (seq, slot);
+create unique index transfers_pending on transfers (pending_id, slot) where pending_id is not null;
+-- What moved in and out of a wallet. Nobody lists promises, or control accounts: they would be five of six entries.
+create index transfers_out on transfers (debit_account, id) where state = 'POSTED' and debit_account like 'wallet:%';
+create index transfers_in on transfers (credit_account, id) where state = 'POSTED' and credit_account like 'wallet:%';
 
 create function refuse_change() returns trigger language plpgsql as $$
 begin

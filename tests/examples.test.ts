@@ -1,0 +1,96 @@
+/** Every example of the OpenAPI document is sent to a real server, in the order a life takes, and every answer has the documented form. */
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { Ajv2020 } from "ajv/dist/2020.js";
+import { openApi } from "../services/gateway/openapi.ts";
+import { fullPath, REST_CONTRACTS } from "../services/gateway/routes.ts";
+import { Server } from "./support/server.ts";
+import { until } from "./support/until.ts";
+
+const document = openApi() as {
+  paths: Record<string, Record<string, { responses: Record<string, { content?: Record<string, { schema?: object }> }> }>>;
+  components: object;
+};
+const ajv = new Ajv2020({ strict: false, validateFormats: false });
+ajv.addSchema({ $id: "openapi", components: document.components });
+
+describe("the documented examples", () => {
+  const dataDir = mkdtempSync(join(tmpdir(), "tuanbar-examples-"));
+  const server = new Server({ DATA_DIR: dataDir, RATE_LIMITS: "off", ADMIN_PASSWORD: "examples-admin", LOG_LEVEL: "fatal" });
+  before(() => server.start());
+  after(async () => {
+    assert.equal(await server.stop(), 0, "it stops cleanly");
+    rmSync(dataDir, { recursive: true, force: true });
+  });
+  const tried = new Set<string>();
+
+  /** Calls an action by its name, with its example where it has one; checks status and form. */
+  async function replay(
+    name: string,
+    token: string | undefined,
+    path: Record<string, string> = {},
+    body?: object,
+  ): Promise<Record<string, string>> {
+    const contract = REST_CONTRACTS.find((one) => one.name === name) ?? assert.fail(`no contract ${name}`);
+    const { rest } = contract;
+    const filled = JSON.parse(
+      JSON.stringify(body ?? rest.example ?? {}).replace(/"\{(\w+)\}"/g, (_, key: string) => JSON.stringify(path[key])),
+    ) as object;
+    const url = rest.path.replace(/\{(\w+)\}/g, (_, key: string) => path[key] ?? assert.fail(`${name} needs ${key}`));
+    const reply = await server.ask(rest.method, url, { ...(token === undefined ? {} : { token }), body: filled });
+    assert.equal(reply.status, rest.status, `${name}: ${JSON.stringify(reply.body)}`);
+    tried.add(name);
+    const schema =
+      document.paths[fullPath(rest)]?.[rest.method.toLowerCase()]?.responses[String(rest.status)]?.content?.["application/json"]?.schema;
+    if (schema) {
+      const check = ajv.compile(JSON.parse(JSON.stringify(schema).replaceAll("#/components", "openapi#/components")) as object);
+      assert.ok(check(reply.body), `${name} answers as documented: ${JSON.stringify(check.errors)} in ${JSON.stringify(reply.body)}`);
+    }
+    return (reply.body ?? {}) as Record<string, string>;
+  }
+
+  it("are all answered as documented", async () => {
+    await replay("user.register", undefined);
+    const first = await replay("user.login", undefined);
+    const { accessToken: admin } = await replay("user.login", undefined, {}, { username: "admin", password: "examples-admin" });
+    await replay("user.me", first["accessToken"]);
+    await replay("wallet.topup", first["accessToken"]);
+    await replay("wallet.get", first["accessToken"]);
+    await replay("wallet.transfers", first["accessToken"]);
+    const merchant = await replay("merchant.create", admin);
+    await replay("merchant.get", undefined, { id: merchant["id"] ?? "" });
+    const tokens = await replay("user.refresh", undefined, {}, { refreshToken: first["refreshToken"] });
+    const token = tokens["accessToken"];
+    const { id: dealId = "" } = await replay("deal.create", token);
+    await replay("deal.publish", token, { id: dealId });
+    await replay("stock.restock", token, { id: dealId });
+    await replay("deal.get", undefined, { id: dealId });
+    await replay("deal.cities", undefined);
+    await replay("search.deals", undefined);
+    const opened = await replay("order.place", token, { dealId });
+    await replay("payment.pay", token, { id: opened["id"] ?? "" });
+    await replay("group.listOpen", undefined, { id: dealId });
+    await replay("group.get", undefined, { id: opened["groupId"] ?? "" });
+    await replay("order.get", token, { id: opened["id"] ?? "" });
+    await until(async () => ((await replay("order.list", token))["items"] ?? "").length > 0);
+    const alone = await replay("order.place", token, {}, { dealId, quantity: 1 });
+    await replay("payment.pay", token, { id: alone["id"] ?? "" });
+    const [voucher] = (await replay("voucher.ofOrder", token, { id: alone["id"] ?? "" })) as unknown as { code: string }[];
+    await replay("voucher.redeem", token, { voucherCode: voucher?.code ?? "" });
+    const unwanted = await replay("order.place", token, {}, { dealId, quantity: 2 });
+    await replay("order.cancel", token, { id: unwanted["id"] ?? "" });
+    await replay("deal.pause", token, { id: dealId });
+    await replay("deal.close", token, { id: dealId });
+    assert.equal((await replay("ops.verify", admin))["ok"], true);
+    await replay("ops.shards", admin);
+    await replay("user.logout", undefined, {}, { refreshToken: tokens["refreshToken"] });
+    assert.deepEqual(
+      REST_CONTRACTS.map((contract) => contract.name).filter((name) => !tried.has(name)),
+      [],
+      "every action over HTTP was tried",
+    );
+  });
+});
