@@ -33,6 +33,9 @@ const OPEN: Statement = {
 };
 const MINT: Statement = { name: "drain/mint", text: `select mint_ids($1, $2, $3) as ids` };
 
+/** A command may carry a list (a phase of many payments), and each item may want an id: a second trip to mint costs more than ids nobody takes. */
+const IDS_AHEAD_MIN = 64;
+
 /** Contention resolves itself or it is not contention: three tries, a few milliseconds apart. */
 const CONTENTION_TRIES = 3;
 
@@ -83,7 +86,7 @@ export class Drainer {
     const outcomes = new Array<unknown>(commands.length).fill(undefined);
     const afterCommit: (() => void)[] = [];
     await this.#database.transaction(async (tx) => {
-      const work = await openWork(tx, shard, commands.length, afterCommit);
+      const work = await openWork(tx, shard, Math.max(commands.length, IDS_AHEAD_MIN), afterCommit);
       for (const [kind, drainKind] of this.#kinds) {
         const indices = commands.flatMap((command, index) => (command.kind === kind ? [index] : []));
         if (indices.length === 0) continue;

@@ -4,9 +4,9 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Service } from "moleculer";
-import type { Id } from "../domain/ids.ts";
+import type { Id, Shard } from "../domain/ids.ts";
 import type { Queryable } from "../db/database.ts";
-import { call, type Contract } from "./contract.ts";
+import { action, call } from "./contract.ts";
 import { platformOf } from "./platform.ts";
 
 export interface Sweep {
@@ -17,12 +17,16 @@ export interface Sweep {
 const ROWS_MAX = 1_000;
 const EVERY_MS = 1_000;
 
-/** The action that acts on due rows of one shard. */
-type DueContract = Contract<
-  string,
-  { readonly city: "number"; readonly slot: "number"; readonly ids: { readonly type: "array"; readonly items: "id" } },
-  undefined
->;
+/** An internal action that acts on due rows of one shard; acting twice on a row does nothing. */
+export const dueAction = <const N extends string>(name: N, summary: string) =>
+  action(name, {
+    summary,
+    params: { city: "number", slot: "number", ids: { type: "array", items: "id" } },
+    answer: undefined,
+    retrySafe: true,
+    address: (params): Shard => ({ city: params.city, slot: params.slot }),
+  });
+type DueContract = ReturnType<typeof dueAction<string>>;
 
 export function sweep(
   service: Service<{}>,

@@ -1,7 +1,8 @@
 /**
  * One keep-alive connection that asks one thing at a time. Raw sockets, because what the generator burns is missing to the server beside it:
- * on the same two cores undici's dispatch took 3 times and autocannon 4 times the CPU per request of this (docs/benchmarks.md). It reads only
- * what a measurement needs: the status, the length, and the body as it came. An answer without Content-Length is a fault.
+ * for the same requests undici's dispatch burns 3 times the CPU of this, autocannon 3.4 times, fetch 17 times, and wrk with a Lua script 0.9
+ * times (docs/benchmarks.md). It reads only what a measurement needs: the status, the length, and the body as it came. An answer without
+ * Content-Length is a fault.
  */
 import { connect, type Socket } from "node:net";
 

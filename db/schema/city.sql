@@ -384,17 +384,17 @@ create table transfers (
   at timestamp with time zone not null,
   prev_hash bytea not null,
   hash bytea not null,
-  constraint transfers_pkey PRIMARY KEY (slot, id),
+  constraint transfers_pkey PRIMARY KEY (id, slot),
   constraint transfers_amount_check CHECK ((amount > 0)),
   constraint transfers_check CHECK ((debit_account <> credit_account)),
   constraint transfers_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'POSTED'::text, 'VOIDED'::text])))
 ) partition by LIST (slot);
 -- partitions: transfers_00 to transfers_15, one a slot
-CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (slot, code, business_key, state);
-CREATE INDEX transfers_credit ON transfers USING btree (slot, credit_account, id);
-CREATE INDEX transfers_debit ON transfers USING btree (slot, debit_account, id);
-CREATE UNIQUE INDEX transfers_pending ON transfers USING btree (slot, pending_id) WHERE (pending_id IS NOT NULL);
-CREATE UNIQUE INDEX transfers_seq ON transfers USING btree (slot, seq);
+CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (code, business_key, state, slot);
+CREATE INDEX transfers_in ON transfers USING btree (credit_account, id) WHERE ((state = 'POSTED'::text) AND (credit_account ~~ 'wallet:%'::text));
+CREATE INDEX transfers_out ON transfers USING btree (debit_account, id) WHERE ((state = 'POSTED'::text) AND (debit_account ~~ 'wallet:%'::text));
+CREATE UNIQUE INDEX transfers_pending ON transfers USING btree (pending_id, slot) WHERE (pending_id IS NOT NULL);
+CREATE UNIQUE INDEX transfers_seq ON transfers USING btree (seq, slot);
 CREATE TRIGGER transfers_append_only BEFORE DELETE OR UPDATE ON transfers FOR EACH ROW EXECUTE FUNCTION refuse_change();
 
 create table vouchers (

@@ -1,5 +1,6 @@
 import { shardOf } from "../../domain/ids.ts";
 import { action, shape } from "../../mixins/contract.ts";
+import { dueAction } from "../../mixins/sweep.ts";
 
 export const Group = shape("Group", {
   id: "id",
@@ -24,10 +25,4 @@ export const getGroup = action("group.get", {
 });
 
 /** Internal: takes due groups of one shard a step further; those not due are left alone. */
-export const closeGroups = action("group.close", {
-  summary: "Close groups whose deadline has passed",
-  params: { city: "number", slot: "number", ids: { type: "array", items: "id" } },
-  answer: undefined,
-  retrySafe: true,
-  address: (params) => ({ city: params.city, slot: params.slot }),
-});
+export const closeGroups = dueAction("group.close", "Close groups whose deadline has passed");

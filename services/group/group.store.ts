@@ -67,9 +67,15 @@ const toGroup = (row: GroupRecord): GroupRow => ({
 
 const BY_ID: Statement = { name: "group/by-id", text: `select ${COLUMNS} from groups where slot = $1 and id = $2` };
 const LOCK: Statement = { name: "group/lock", text: `select ${COLUMNS} from groups where slot = $1 and id = any($2) order by id for update` };
+/**
+ * First the deal's open groups by id, then the few of them whose deadline has just passed and which no sweep has closed yet are left out. In one
+ * step PostgreSQL, whose statistics of deadlines are always of yesterday, expected nothing and read and sorted every open group of the deal.
+ */
 const OPEN_OF_DEAL: Statement = {
   name: "group/open-of-deal",
-  text: `select ${COLUMNS} from groups where slot = $1 and deal_id = $2 and state = 'OPEN' and deadline > now() order by id limit $3`,
+  text: `
+    select ${COLUMNS} from (select * from groups where slot = $1 and deal_id = $2 and state = 'OPEN' order by id limit $3 + 100) g
+     where deadline > now() order by id limit $3`,
 };
 const INSERT: Statement = {
   name: "group/insert",

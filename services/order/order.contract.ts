@@ -2,6 +2,7 @@ import { shardOf } from "../../domain/ids.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { action, shape } from "../../mixins/contract.ts";
 import { list, PAGE } from "../../mixins/page.ts";
+import { dueAction } from "../../mixins/sweep.ts";
 
 export const ORDER_STATES = ["PENDING_PAYMENT", "PAID", "CONFIRMED", "COMPLETED", "CANCELLED", "EXPIRED", "REFUNDED"] as const;
 export const Order = shape("Order", {
@@ -68,10 +69,4 @@ export const cancelOrder = action("order.cancel", {
 });
 
 /** Internal: expires due orders of one shard; those not due, or being paid, are left alone. */
-export const expireOrders = action("order.expire", {
-  summary: "Expire unpaid orders",
-  params: { city: "number", slot: "number", ids: { type: "array", items: "id" } },
-  answer: undefined,
-  retrySafe: true,
-  address: (params) => ({ city: params.city, slot: params.slot }),
-});
+export const expireOrders = dueAction("order.expire", "Expire unpaid orders");

@@ -1,9 +1,8 @@
 /** The release drain: cancelled and expired orders give back what they held. The rules are in `domain/order/release.ts`. */
 import type { DomainError } from "../../domain/error.ts";
 import type { OrderRow } from "../../domain/order/place.ts";
+import { orderMoved } from "../../domain/order/moved.ts";
 import { decideRelease, type ReleaseCommand, type ReleaseWrites } from "../../domain/order/release.ts";
-import type { OrderState } from "../../domain/order/state.ts";
-import { toJson } from "../../domain/money.ts";
 import type { Work } from "../../mixins/drain.ts";
 import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import type { Platform } from "../../mixins/platform.ts";
@@ -31,7 +30,7 @@ async function write(work: Work, writes: ReleaseWrites): Promise<void> {
   const { shard, now } = work;
   const groups = [...writes.groups.values()].map((group) => ({ ...group, taken: 0, filled: 0, deadline: undefined }));
   const failed = groups.filter((group) => group.was === "PENDING");
-  const events = [...writes.cancelled, ...writes.expired].map((order) => moved(order, "PENDING_PAYMENT"));
+  const events = [...writes.cancelled, ...writes.expired].map((order) => orderMoved(order, "PENDING_PAYMENT"));
   const dealOf = new Map([...writes.cancelled, ...writes.expired].map((order) => [order.groupId, order]));
   await Promise.all([
     changeBuckets(work, shard, mergeBucketChanges(writes.buckets), "released"),
@@ -49,20 +48,3 @@ async function write(work: Work, writes: ReleaseWrites): Promise<void> {
     ]),
   ]);
 }
-
-/** The event of one arrow an order went along; `order` as it is afterwards. */
-export const moved = (order: OrderRow, from: OrderState): NewEvent<"order.moved"> => ({
-  type: "order.moved",
-  subject: order.id,
-  data: {
-    orderId: order.id,
-    consumerId: order.consumerId,
-    merchantId: order.merchantId,
-    dealId: order.dealId,
-    ...(order.groupId === undefined ? {} : { groupId: order.groupId }),
-    quantity: order.quantity,
-    amount: toJson(order.amount),
-    from,
-    to: order.state,
-  },
-});

@@ -81,6 +81,10 @@ export class Finisher {
       else if (outcome?.ok) done.push(id);
     }
     const byShard = Map.groupBy(done, (id) => shardKey(shardOf(id)));
-    await Promise.all([...byShard.values()].map((ids) => ids[0] && this.#platform.post(shardOf(ids[0]), "payment.finish", ids)));
+    const post = ([id, ...others]: readonly PaymentId[]): Promise<null> =>
+      id === undefined
+        ? Promise.resolve(null)
+        : this.#platform.post<readonly PaymentId[], null>(shardOf(id), "payment.finish", [id, ...others]);
+    await Promise.all([...byShard.values()].map(post));
   }
 }

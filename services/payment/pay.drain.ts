@@ -124,13 +124,14 @@ function missing(own: readonly string[], orders: DecideState["orders"], groups: 
   );
 }
 
-/** Two bursts, each one round trip: what books must wait for comes first, in lock order. */
+/** In lock order, and in one burst: the connection is pipelined, so the answers of all these statements cost two round trips together. */
 async function write(work: Work, writes: DecideWrites): Promise<void> {
   const { shard, now } = work;
   const { confirming, cancelling, paid, confirmed, seats } = writes;
   const confirmingIds = confirming.map(({ payment }) => payment.id);
   const paidIds = paid.map(({ id }) => id);
-  const atOnce = new Set(confirmed.map(({ id }) => id)).intersection(new Set(paidIds));
+  const inThisBatch = new Set(paidIds);
+  const atOnce = new Set(confirmed.map(({ id }) => id).filter((id) => inThisBatch.has(id)));
   const cancellingIds = cancelling.map(({ payment }) => payment.id);
   await Promise.all([
     writeDecisions(

@@ -1,6 +1,7 @@
 import type { ServiceBroker } from "moleculer";
 import { shardOf, type Shard } from "../../domain/ids.ts";
 import { action, shape } from "../../mixins/contract.ts";
+import { dueAction } from "../../mixins/sweep.ts";
 
 export const Payment = shape("Payment", { orderId: "id", paymentId: "id", status: { type: "enum", values: ["CONFIRMED"] } });
 export const payOrder = action("payment.pay", {
@@ -25,23 +26,8 @@ export const payOrder = action("payment.pay", {
 export const REFUNDS_REQUESTED = "refunds.requested";
 export const refundsRequested = (broker: ServiceBroker, shard: Shard): void => void broker.emit(REFUNDS_REQUESTED, shard);
 
-const DUE = { city: "number", slot: "number", ids: { type: "array", items: "id" } } as const;
-const byShard = (params: { city: number; slot: number }): Shard => ({ city: params.city, slot: params.slot });
-
 /** Internal: payments of one shard that nobody has ended are driven to their end: undecided ones are cancelled, decided ones finished. */
-export const recoverPayments = action("payment.recover", {
-  summary: "Drive unfinished payments to their end",
-  params: DUE,
-  answer: undefined,
-  retrySafe: true,
-  address: byShard,
-});
+export const recoverPayments = dueAction("payment.recover", "Drive unfinished payments to their end");
 
 /** Internal: refunds of one shard go as many steps further as they can. */
-export const advanceRefunds = action("payment.refund", {
-  summary: "Pay refunds out",
-  params: DUE,
-  answer: undefined,
-  retrySafe: true,
-  address: byShard,
-});
+export const advanceRefunds = dueAction("payment.refund", "Pay refunds out");

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Service, ServiceSchema } from "moleculer";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
-import { cityOf, shardOf, type OrderId, type PaymentId, type Shard } from "../../domain/ids.ts";
+import { cityOf, shardOf, type Shard } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { ORDER_ERRORS } from "../../domain/order/errors.ts";
@@ -67,8 +67,8 @@ const payment: ServiceSchema<{}, {}, Parts> = {
   },
   started() {
     this.sweeps = [
-      sweep(this as This, "unfinished payments", { find: claimPayments, act: recoverPayments }),
-      sweep(this as This, "unfinished refunds", { find: claimRefunds, act: advanceRefunds }),
+      sweep(this, "unfinished payments", { find: claimPayments, act: recoverPayments }),
+      sweep(this, "unfinished refunds", { find: claimRefunds, act: advanceRefunds }),
     ];
   },
   async stopped() {
@@ -96,7 +96,7 @@ async function pay(this: This, ctx: Ctx<typeof payOrder>): Promise<Answer<typeof
         ? found
         : await (begun ? this.desk.drive(found, requestId) : (this.desk.join(found.id) ?? decidedElsewhere(this, shard, found, untilMs)));
     if (ended.state === "CONFIRMING" || ended.state === "CONFIRMED")
-      return { orderId: ended.orderId as OrderId, paymentId: ended.id, status: "CONFIRMED" };
+      return { orderId: ended.orderId, paymentId: ended.id, status: "CONFIRMED" };
     // Another node gave that payment up: this request is a new attempt.
   }
 }

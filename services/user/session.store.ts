@@ -7,13 +7,14 @@ const LOCK_OWNERS: Statement = {
   name: "session/lock-owners",
   text: `
     select u.id
-      from unnest($2::text[]) as k(token_hash)
-      join refresh_tokens t on t.slot = $1 and t.token_hash = decode(k.token_hash, 'hex')
-      join users u on u.slot = $1 and u.id = t.user_id
-     order by u.id for no key update of u`,
+      from (select distinct t.user_id
+              from unnest($2::text[]) as k(token_hash)
+             cross join lateral (select user_id from refresh_tokens where slot = $1 and token_hash = decode(k.token_hash, 'hex') offset 0) t
+             order by t.user_id) k
+     cross join lateral (select id from users where slot = $1 and id = k.user_id for no key update) u`,
 };
 /**
- * Locks the users these tokens belong to. The tokens are read by a statement of its own afterwards: rows that another drain wrote while this
+ * Locks the users these tokens belong to, in the order of their ids. The tokens are read by a statement of its own afterwards: rows that another drain wrote while this
  * one waited are seen only then, and a family must be revoked with the token that was born meanwhile.
  */
 export const lockOwners = async (tx: Queryable, shard: Shard, tokenHashes: readonly string[]): Promise<void> =>

@@ -53,27 +53,15 @@ export const WalletBranch = shape("WalletBranch", {
   amount: { type: "number", integer: true, min: 1 },
 });
 const Outcome = shape("WalletBranchOutcome", { xid: "id", ok: "boolean", available: { type: "number", optional: true } });
-const byUserSlot = (params: { slot: number }): Shard => ({ city: USER_CITY, slot: params.slot });
-
 /** Internal, batches: the three phases of TCC on wallets of one user slot. Each enters through a barrier, so each may be repeated. */
-export const tryWallets = action("wallet.try", {
-  summary: "Freeze (pay) or announce (refund)",
-  params: { slot: "number", items: { type: "array", items: WalletBranch, max: 512 } },
-  answer: { type: "array", items: Outcome },
-  retrySafe: true,
-  address: byUserSlot,
-});
-export const confirmWallets = action("wallet.confirm", {
-  summary: "Post what was tried",
-  params: { slot: "number", items: { type: "array", items: WalletBranch, max: 512 } },
-  answer: { type: "array", items: Outcome },
-  retrySafe: true,
-  address: byUserSlot,
-});
-export const cancelWallets = action("wallet.cancel", {
-  summary: "Void what was tried; a cancel whose try never came is recorded and succeeds",
-  params: { slot: "number", items: { type: "array", items: WalletBranch, max: 512 } },
-  answer: { type: "array", items: Outcome },
-  retrySafe: true,
-  address: byUserSlot,
-});
+const phase = <const N extends string>(name: N, summary: string) =>
+  action(name, {
+    summary,
+    params: { slot: "number", items: { type: "array", items: WalletBranch, max: 512 } },
+    answer: { type: "array", items: Outcome },
+    retrySafe: true,
+    address: (params): Shard => ({ city: USER_CITY, slot: params.slot }),
+  });
+export const tryWallets = phase("wallet.try", "Freeze (pay) or announce (refund)");
+export const confirmWallets = phase("wallet.confirm", "Post what was tried");
+export const cancelWallets = phase("wallet.cancel", "Void what was tried; a cancel whose try never came is recorded and succeeds");
