@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { benchOrders } from "./orders.ts";
 import { markdown, write } from "./report.ts";
+import { stopServers } from "./server-process.ts";
 
 const USAGE = `usage: npm run bench [-- orders] [--rounds n] [--seconds n] [--warm n] [--soak minutes] [--keep]
   --rounds   how often drain, variants and limit are measured in turns (3)
@@ -12,6 +13,8 @@ const USAGE = `usage: npm run bench [-- orders] [--rounds n] [--seconds n] [--wa
   --keep     keep the data directory`;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
+
+class UsageError extends Error {}
 
 function options(): { rounds: number; seconds: number; warm: number; soak: number; keep: boolean } {
   const { values, positionals } = parseArgs({
@@ -26,10 +29,10 @@ function options(): { rounds: number; seconds: number; warm: number; soak: numbe
   });
   const number = (name: "rounds" | "seconds" | "warm" | "soak", from: number): number => {
     const value = Number(values[name]);
-    if (!(value >= from)) throw new TypeError(`--${name} is a number from ${from}`);
+    if (!(value >= from)) throw new UsageError(`--${name} is a number from ${from}`);
     return value;
   };
-  for (const name of positionals) if (name !== "orders") throw new TypeError(`there is no benchmark ${name}`);
+  for (const name of positionals) if (name !== "orders") throw new UsageError(`there is no benchmark ${name}`);
   return {
     rounds: number("rounds", 1),
     seconds: number("seconds", 1),
@@ -39,12 +42,20 @@ function options(): { rounds: number; seconds: number; warm: number; soak: numbe
   };
 }
 
+const interrupt = new AbortController();
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  process.once(signal, () => {
+    interrupt.abort();
+    void stopServers();
+  });
+}
+
 async function main(): Promise<number> {
   const { rounds, seconds, warm, soak, keep } = options();
   const startedMs = performance.now();
   const say = (line: string): void =>
     void process.stderr.write(`${((performance.now() - startedMs) / 1_000).toFixed(0).padStart(4)} s  ${line}\n`);
-  const result = await benchOrders(root, { rounds, seconds, warmSeconds: warm, soakMinutes: soak, keep, say });
+  const result = await benchOrders(root, { rounds, seconds, warmSeconds: warm, soakMinutes: soak, keep, signal: interrupt.signal, say });
   const directory = join(root, "bench", "results");
   write(directory, result);
   process.stdout.write(`\n${markdown(result)}\nWritten to ${join(directory, "latest.md")} and latest.json.\n`);
@@ -54,8 +65,11 @@ async function main(): Promise<number> {
 main().then(
   (code) => process.exit(code),
   (error: unknown) => {
-    const usage = error instanceof TypeError;
-    process.stderr.write(usage ? `${error.message}\n${USAGE}\n` : `${error instanceof Error ? error.stack : String(error)}\n`);
+    if (interrupt.signal.aborted) process.exit(130);
+    const usage = error instanceof UsageError || (error as { code?: string }).code?.startsWith("ERR_PARSE_ARGS") === true;
+    process.stderr.write(
+      usage && error instanceof Error ? `${error.message}\n${USAGE}\n` : `${error instanceof Error ? error.stack : String(error)}\n`,
+    );
     process.exit(1);
   },
 );

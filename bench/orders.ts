@@ -8,7 +8,7 @@ import { Generator } from "./load/client.ts";
 import type { Plan } from "./load/plans.ts";
 import { fsyncMicroseconds, machineOf, nodeVersion, packageVersions } from "./machine.ts";
 import { Bench, type Measured } from "./measure.ts";
-import { measurable } from "./processes.ts";
+import { allSeconds, measurable } from "./processes.ts";
 import { figuresOf, median, type Figure, type Result } from "./report.ts";
 import { newPlace, type Place } from "./server-process.ts";
 import { BUCKETS, type Variant } from "./variants/index.ts";
@@ -23,6 +23,8 @@ export interface OrdersOptions {
   readonly soakMinutes: number;
   /** Keep the data directory. */
   readonly keep: boolean;
+  /** Ends the bench early; what it started is stopped and what it wrote removed. */
+  readonly signal: AbortSignal;
   readonly say: (line: string) => void;
 }
 
@@ -66,9 +68,11 @@ export async function benchOrders(root: string, options: OrdersOptions): Promise
   chmodSync(dataDir, 0o711);
   const generator = new Generator();
   const faults: string[] = [];
+  let finished = false;
   try {
     const run = new OrdersBench(newPlace(dataDir), generator, faults, options);
     await run.all();
+    finished = true;
     return {
       at: new Date().toISOString(),
       machine: machineOf(dataDir),
@@ -86,7 +90,7 @@ export async function benchOrders(root: string, options: OrdersOptions): Promise
     };
   } finally {
     generator.stop();
-    if (!options.keep && faults.length === 0) rmSync(dataDir, { recursive: true, force: true });
+    if (options.signal.aborted || (finished && !options.keep && faults.length === 0)) rmSync(dataDir, { recursive: true, force: true });
     else options.say(`the data directory is kept: ${dataDir}`);
   }
 }
@@ -115,7 +119,7 @@ class OrdersBench {
     await this.#generator.sign(this.#place.jwtSecret, SHOPPERS);
     const drains = [await this.#with(START, (bench) => this.#drain(bench))];
     const variants: Record<Variant, Measured[]> = { for_update: [], skip_locked: [] };
-    const limits: { http: HttpFloor; sql: number; share: number }[] = [];
+    const limits: Limit[] = [];
     for (let round = 1; round <= rounds; round++) {
       for (const variant of ["for_update", "skip_locked"] as const) {
         variants[variant].push(await this.#with(["bench/server.ts", variant], (bench) => this.#variant(bench, variant)));
@@ -130,7 +134,12 @@ class OrdersBench {
         return drain;
       });
       drains.push(after);
-      if (floor && before) limits.push({ ...floor, share: (before.perSecond + after.perSecond) / 2 / cpuLimit(floor) });
+      if (floor && before)
+        limits.push({
+          ...floor,
+          share: (before.perSecond + after.perSecond) / 2 / cpuLimit(floor),
+          cpuShare: floorSeconds(floor) / median([before, after].map(cpuEach)),
+        });
       say(`round ${round} of ${rounds} is over${this.#faults.length > 0 ? `, with ${this.#faults.length} faults` : ""}`);
     }
     this.#compare(drains, variants, limits);
@@ -230,7 +239,7 @@ class OrdersBench {
   }
 
   /** (d) The floors, at the batch size the drain had. */
-  async #limit(drain: Measured): Promise<{ http: HttpFloor; sql: number }> {
+  async #limit(drain: Measured): Promise<Floor> {
     const { seconds, warmSeconds, say } = this.#options;
     const size = Math.max(1, Math.round(drain.batch));
     const dealId = await this.#with(START, (bench) => this.#hotDeal(bench));
@@ -296,11 +305,7 @@ class OrdersBench {
     return { kind: "lives", deals, firstShopper: 0, shoppers: LIFE_SHOPPERS };
   }
 
-  #compare(
-    drains: readonly Measured[],
-    variants: Readonly<Record<Variant, readonly Measured[]>>,
-    limits: readonly { http: HttpFloor; sql: number; share: number }[],
-  ): void {
+  #compare(drains: readonly Measured[], variants: Readonly<Record<Variant, readonly Measured[]>>, limits: readonly Limit[]): void {
     this.#add("orders.drain", "orders/s", drains);
     for (const [variant, runs] of Object.entries(variants)) {
       this.#add(`orders.${variant}`, "orders/s", runs);
@@ -310,7 +315,7 @@ class OrdersBench {
     }
     this.#add("arrivals", "requests/s", this.#arrivals);
     if (limits.length === 0) return;
-    const of = (pick: (limit: { http: HttpFloor; sql: number; share: number }) => number): number => median(limits.map(pick));
+    const of = (pick: (limit: Limit) => number): number => median(limits.map(pick));
     this.#figure("limit.cpu", of(cpuLimit), "orders/s");
     this.#figure(
       "limit.cpu.http",
@@ -374,8 +379,19 @@ const ordersOf = (deals: readonly string[], exponent = 0): Plan & { kind: "order
 });
 const us = (seconds: number): string => (seconds * 1e6).toFixed(0);
 
+interface Floor {
+  readonly http: HttpFloor;
+  readonly sql: number;
+}
+interface Limit extends Floor {
+  /** Of the drain's throughput in that of the limit; of the limit's CPU for an order in what the drain burns for one. */
+  readonly share: number;
+  readonly cpuShare: number;
+}
+const floorSeconds = ({ http, sql }: Floor): number => http.http + sql + http.generator;
 /** Two cores (or as many as there are), and what an order must cost at least. */
-const cpuLimit = ({ http, sql }: { http: HttpFloor; sql: number }): number => CORES / (http.http + sql + http.generator);
+const cpuLimit = (floor: Floor): number => CORES / floorSeconds(floor);
+const cpuEach = ({ cpu, done }: Measured): number => (cpu ? allSeconds(cpu) / done : NaN);
 const CORES = machineOf(".").cores;
 
 /** `make(0)` … `make(count - 1)`, some at once, results in order. */

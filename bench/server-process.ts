@@ -26,19 +26,27 @@ const READY_MS_MAX = 120_000;
 const POLL_MS = 5;
 const STOP_MS_MAX = 60_000;
 
+/** Those that run: a bench that is interrupted leaves none behind. */
+const running = new Set<ServerProcess>();
+let closed = false;
+export async function stopServers(): Promise<void> {
+  closed = true;
+  await Promise.allSettled([...running].map((server) => server.stop()));
+}
+
 export class ServerProcess {
   readonly port: number;
-  readonly readySeconds: number;
+  readySeconds = 0;
   readonly #child: ChildProcess;
 
-  private constructor(child: ChildProcess, port: number, readySeconds: number) {
+  private constructor(child: ChildProcess, port: number) {
     this.#child = child;
     this.port = port;
-    this.readySeconds = readySeconds;
   }
 
   /** `script` and its arguments, below the repository; resolves when `/readyz` says 200. */
   static async start(script: readonly string[], place: Place, environment: Readonly<Record<string, string>> = {}): Promise<ServerProcess> {
+    if (closed) throw new Error("no server is started any more");
     const port = await freePort();
     const log = openSync(join(place.dataDir, "server.log"), "a");
     const startedMs = performance.now();
@@ -64,8 +72,12 @@ export class ServerProcess {
     child.once("exit", (code, signal) =>
       ended.reject(new Error(`${script.join(" ")} ended (${signal ?? code}); see ${join(place.dataDir, "server.log")}`)),
     );
+    const server = new ServerProcess(child, port);
+    running.add(server);
+    child.once("exit", () => running.delete(server));
     await Promise.race([ready(port, startedMs), ended.promise]);
-    return new ServerProcess(child, port, (performance.now() - startedMs) / 1_000);
+    server.readySeconds = (performance.now() - startedMs) / 1_000;
+    return server;
   }
 
   get pid(): number {

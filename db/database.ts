@@ -32,7 +32,7 @@ export class DatabaseUnavailable extends Error {
  * which can only be a loop of index look-ups, and updates find their rows the same way and meet them by `ctid`.
  */
 const SESSION =
-  `-c plan_cache_mode=force_custom_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off ` +
+  `-c plan_cache_mode=force_custom_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off -c enable_memoize=off ` +
   `-c jit=off -c timezone=UTC -c lock_timeout=${LIMITS.lockWaitMs} -c statement_timeout=${LIMITS.statementMs} ` +
   `-c idle_in_transaction_session_timeout=${LIMITS.requestMs}`;
 
@@ -60,7 +60,7 @@ export class Database implements Queryable {
       connectionTimeoutMillis: 3_000,
       keepAlive: true,
       pipeline: true,
-    } as pg.PoolConfig);
+    });
     this.#pool.on("error", options.onError);
     // The pool listens to idle connections only. One that breaks while it is used fails its queries, which is how its user learns of it; the
     // event that comes with it would end the whole process if nobody listened.
@@ -133,7 +133,10 @@ export class Database implements Queryable {
     const until = performance.now() + deadlineMs;
     for (;;) {
       try {
-        const [row] = await this.query<{ status: string | null }>({ name: "database/xact-status", text: "select pg_xact_status($1::xid8) as status" }, [xid]);
+        const [row] = await this.query<{ status: string | null }>(
+          { name: "database/xact-status", text: "select pg_xact_status($1::xid8) as status" },
+          [xid],
+        );
         if (row?.status === "committed") return true;
         if (row?.status === "aborted") return false;
       } catch (error) {
@@ -182,8 +185,7 @@ export class Transaction implements Queryable {
 }
 
 /** SQLSTATE of an error of PostgreSQL; undefined for any other. */
-export const sqlState = (error: unknown): string | undefined =>
-  error instanceof pg.DatabaseError ? error.code : undefined;
+export const sqlState = (error: unknown): string | undefined => (error instanceof pg.DatabaseError ? error.code : undefined);
 
 /** Two transactions in each other's way (deadlock, serialization, a row somebody else holds too long): the same work may succeed at once. */
 export const isContention = (error: unknown): boolean => ["40001", "40P01", "55P03"].includes(sqlState(error) ?? "");
@@ -210,4 +212,6 @@ function isConnectionLoss(error: unknown): boolean {
 }
 
 const unavailable = (name: string, cause: unknown): DatabaseUnavailable =>
-  cause instanceof DatabaseUnavailable ? cause : new DatabaseUnavailable(`database ${name}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  cause instanceof DatabaseUnavailable
+    ? cause
+    : new DatabaseUnavailable(`database ${name}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });

@@ -99,7 +99,8 @@ export function parseKeyspaces(yaml: string): Keyspaces {
   return new Keyspaces(all);
 }
 
-const isTable = (value: unknown): value is Readonly<Record<string, unknown>> => typeof value === "object" && value !== null && !Array.isArray(value);
+const isTable = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
 
 function readTable(yaml: string): Readonly<Record<string, unknown>> {
   let document: unknown;

@@ -38,13 +38,18 @@ export function migrationsOf(kind: KeyspaceKind): Migration[] {
   });
   migrations.sort((a, b) => a.number - b.number);
   for (const [index, migration] of migrations.entries()) {
-    if (migration.number !== index + 1) throw new MigrationError(`${kind} migrations are numbered 1, 2, 3 …; ${migration.name} is out of place`);
+    if (migration.number !== index + 1)
+      throw new MigrationError(`${kind} migrations are numbered 1, 2, 3 …; ${migration.name} is out of place`);
   }
   return migrations;
 }
 
 /** Runs what is missing; returns the names of the files that ran. */
-export async function migrate(url: string, keyspace: { kind: KeyspaceKind; id: number; code: string }, databaseName: string): Promise<string[]> {
+export async function migrate(
+  url: string,
+  keyspace: { kind: KeyspaceKind; id: number; code: string },
+  databaseName: string,
+): Promise<string[]> {
   const migrations = migrationsOf(keyspace.kind);
   const client = new pg.Client({ connectionString: url, application_name: "tuanbar-migrate" });
   // A connection that breaks fails its query; the event that comes with it would end the process if nobody listened.
@@ -55,21 +60,30 @@ export async function migrate(url: string, keyspace: { kind: KeyspaceKind; id: n
     await client.query(
       "create table if not exists migrations (number integer primary key, name text not null, checksum text not null, at timestamptz not null default now())",
     );
-    const { rows } = await client.query<{ number: number; name: string; checksum: string }>("select number, name, checksum from migrations order by number");
+    const { rows } = await client.query<{ number: number; name: string; checksum: string }>(
+      "select number, name, checksum from migrations order by number",
+    );
     if (rows.length > 0) await ownedBy(client, keyspace, databaseName);
     const last = rows.at(-1);
     if (last && last.number > migrations.length) {
-      throw new MigrationError(`database ${databaseName} is at migration ${last.number} (${last.name}), this code knows only ${migrations.length}: start a newer version`);
+      throw new MigrationError(
+        `database ${databaseName} is at migration ${last.number} (${last.name}), this code knows only ${migrations.length}: start a newer version`,
+      );
     }
     for (const ran of rows) {
       const ours = migrations[ran.number - 1];
-      if (ours?.checksum !== ran.checksum) throw new MigrationError(`database ${databaseName}: migration ${ran.name} is not the file this code has`);
+      if (ours?.checksum !== ran.checksum)
+        throw new MigrationError(`database ${databaseName}: migration ${ran.name} is not the file this code has`);
     }
     const missing = migrations.slice(rows.length);
     for (const migration of missing) {
       await client.query("begin");
       await client.query(migration.sql);
-      await client.query("insert into migrations (number, name, checksum) values ($1, $2, $3)", [migration.number, migration.name, migration.checksum]);
+      await client.query("insert into migrations (number, name, checksum) values ($1, $2, $3)", [
+        migration.number,
+        migration.name,
+        migration.checksum,
+      ]);
       await client.query("commit");
     }
     await client.query("insert into keyspace (city) values ($1) on conflict do nothing", [keyspace.id]);

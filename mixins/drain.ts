@@ -10,7 +10,16 @@ import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { refusal, type DomainError } from "../domain/error.ts";
 import type { Id, Shard } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
-import { type Database, DatabaseUnavailable, isConstraint, isContention, isTooSlow, type Queryable, type Statement, type Transaction } from "../db/database.ts";
+import {
+  type Database,
+  DatabaseUnavailable,
+  isConstraint,
+  isContention,
+  isTooSlow,
+  type Queryable,
+  type Statement,
+  type Transaction,
+} from "../db/database.ts";
 import type { Command } from "./mailbox.ts";
 
 /** What a drain function works with: the transaction, where and when it is, and ids to give away. */
@@ -45,7 +54,11 @@ export class Drainer {
   readonly #onFault: (error: unknown, kind: string) => void;
 
   /** `kinds` in lock order. */
-  constructor(database: Database, kinds: ReadonlyMap<string, DrainFunction<unknown, unknown>>, onFault: (error: unknown, kind: string) => void) {
+  constructor(
+    database: Database,
+    kinds: ReadonlyMap<string, DrainFunction<unknown, unknown>>,
+    onFault: (error: unknown, kind: string) => void,
+  ) {
     this.#database = database;
     this.#kinds = kinds;
     this.#onFault = onFault;

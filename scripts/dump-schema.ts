@@ -56,7 +56,8 @@ async function tables(client: ClientBase): Promise<string[]> {
     const body = [...table.columns, ...(table.constraints ?? [])].map((line) => `  ${line}`).join(",\n");
     const by = table.partitioned === null ? "" : ` partition by ${table.partitioned}`;
     const lines = [`create table ${table.name} (\n${body}\n)${by}${options(table.options)};`, ...partitionLines(table)];
-    for (const definition of [...(table.indexes ?? []), ...(table.triggers ?? [])]) lines.push(`${definition.replaceAll(/ (ON ONLY|ON) public\./g, " ON ")};`);
+    for (const definition of [...(table.indexes ?? []), ...(table.triggers ?? [])])
+      lines.push(`${definition.replaceAll(/ (ON ONLY|ON) public\./g, " ON ")};`);
     return lines.join("\n");
   });
 }
@@ -67,9 +68,13 @@ function partitionLines({ name, partitions, index_count }: TableRow): string[] {
   const [first] = partitions;
   const alike = partitions.every(
     (one, slot) =>
-      one.name === `${name}_${String(slot).padStart(2, "0")}` && one.bound === `FOR VALUES IN ('${slot}')` && one.options === first?.options && one.indexes === index_count,
+      one.name === `${name}_${String(slot).padStart(2, "0")}` &&
+      one.bound === `FOR VALUES IN ('${slot}')` &&
+      one.options === first?.options &&
+      one.indexes === index_count,
   );
-  if (alike && partitions.length === 16) return [`-- partitions: ${first?.name} to ${partitions.at(-1)?.name}, one a slot${options(first?.options ?? null)}`];
+  if (alike && partitions.length === 16)
+    return [`-- partitions: ${first?.name} to ${partitions.at(-1)?.name}, one a slot${options(first?.options ?? null)}`];
   return partitions.map((one) => `-- partition: ${one.name} ${one.bound}${options(one.options)}, ${one.indexes} of ${index_count} indexes`);
 }
 

@@ -23,7 +23,9 @@ import { VOUCHER, VOUCHER_INITIAL } from "../domain/voucher/state.ts";
 
 const INT8_MAX = 2n ** 63n - 1n;
 const amount = fc.bigInt({ min: 0n, max: FEN_MAX }).map(fen);
-const weights = fc.array(fc.bigInt({ min: 0n, max: 10n ** 9n }), { minLength: 1, maxLength: 99 }).filter((all) => all.some((one) => one > 0n));
+const weights = fc
+  .array(fc.bigInt({ min: 0n, max: 10n ** 9n }), { minLength: 1, maxLength: 99 })
+  .filter((all) => all.some((one) => one > 0n));
 
 describe("money", () => {
   test("parts sum to the whole, and none is a fen or more away from its exact share", () => {
@@ -94,7 +96,9 @@ describe("money", () => {
     assert.throws(() => sum([fen(FEN_MAX), fen(1)]), InvariantViolation);
   });
   test("an amount is exact in JSON, up to the largest and over a batch of the largest requests", () => {
-    fc.assert(fc.property(fc.bigInt({ min: -FEN_MAX, max: FEN_MAX }), (one) => BigInt(JSON.parse(JSON.stringify(toJson(one))) as number) === one));
+    fc.assert(
+      fc.property(fc.bigInt({ min: -FEN_MAX, max: FEN_MAX }), (one) => BigInt(JSON.parse(JSON.stringify(toJson(one))) as number) === one),
+    );
     assert.throws(() => toJson(FEN_MAX + 1n), InvariantViolation);
     assert.ok(FEN_MAX <= BigInt(Number.MAX_SAFE_INTEGER));
     assert.ok(BigInt(REQUEST_FEN_MAX) * 99n < FEN_MAX);
@@ -142,7 +146,23 @@ describe("ids", () => {
   });
   test("an id is a positive int8 in plain decimal, nothing else", () => {
     for (const good of ["1", "16", "999999999999999999", "1000000000000000000", String(INT8_MAX)]) assert.ok(isId(good), good);
-    const bad = ["", "0", "-1", "+1", "01", "1.0", "1e3", " 1", "1 ", "1\n", "0x10", "１", "9223372036854775808", "9999999999999999999", "10000000000000000000"];
+    const bad = [
+      "",
+      "0",
+      "-1",
+      "+1",
+      "01",
+      "1.0",
+      "1e3",
+      " 1",
+      "1 ",
+      "1\n",
+      "0x10",
+      "１",
+      "9223372036854775808",
+      "9999999999999999999",
+      "10000000000000000000",
+    ];
     for (const text of bad) assert.ok(!isId(text), JSON.stringify(text));
     fc.assert(fc.property(fc.bigInt({ min: INT8_MAX + 1n, max: 10n ** 30n }), (n) => !isId(String(n))));
   });
@@ -150,7 +170,16 @@ describe("ids", () => {
     const last = composeId({ ms: ID_EPOCH_MS + 2 ** 41 - 1, sequence: 1023, city: 255, slot: 15 });
     assert.equal(BigInt(last), INT8_MAX);
     const fits = { ms: ID_EPOCH_MS, sequence: 0, city: 0, slot: 1 };
-    for (const wrong of [{ sequence: 1024 }, { sequence: -1 }, { city: 256 }, { city: -1 }, { slot: 16 }, { slot: -1 }, { ms: ID_EPOCH_MS + 2 ** 41 }, { ms: ID_EPOCH_MS - 1 }]) {
+    for (const wrong of [
+      { sequence: 1024 },
+      { sequence: -1 },
+      { city: 256 },
+      { city: -1 },
+      { slot: 16 },
+      { slot: -1 },
+      { ms: ID_EPOCH_MS + 2 ** 41 },
+      { ms: ID_EPOCH_MS - 1 },
+    ]) {
       assert.throws(() => composeId({ ...fits, ...wrong }), InvariantViolation, JSON.stringify(wrong));
     }
   });
@@ -164,8 +193,16 @@ describe("state machines", () => {
     readonly arrows: string;
   }
   const machines: Readonly<Record<string, Machine>> = {
-    deal: { table: DEAL, initial: DEAL_INITIAL, arrows: "DRAFT>ON_SALE DRAFT>CLOSED ON_SALE>PAUSED ON_SALE>CLOSED PAUSED>ON_SALE PAUSED>CLOSED" },
-    group: { table: GROUP, initial: GROUP_INITIAL, arrows: "PENDING>OPEN PENDING>FAILED OPEN>FORMED OPEN>CLOSING CLOSING>FORMED CLOSING>FAILED" },
+    deal: {
+      table: DEAL,
+      initial: DEAL_INITIAL,
+      arrows: "DRAFT>ON_SALE DRAFT>CLOSED ON_SALE>PAUSED ON_SALE>CLOSED PAUSED>ON_SALE PAUSED>CLOSED",
+    },
+    group: {
+      table: GROUP,
+      initial: GROUP_INITIAL,
+      arrows: "PENDING>OPEN PENDING>FAILED OPEN>FORMED OPEN>CLOSING CLOSING>FORMED CLOSING>FAILED",
+    },
     seat: { table: SEAT, initial: SEAT_INITIAL, arrows: "HELD>TAKEN HELD>RELEASED TAKEN>REFUNDED" },
     order: {
       table: ORDER,
@@ -173,8 +210,16 @@ describe("state machines", () => {
       arrows: `PENDING_PAYMENT>PAID PENDING_PAYMENT>CANCELLED PENDING_PAYMENT>EXPIRED PAID>CONFIRMED PAID>REFUNDED
         CONFIRMED>COMPLETED CONFIRMED>REFUNDED`,
     },
-    payment: { table: PAYMENT, initial: PAYMENT_INITIAL, arrows: "TRYING>CONFIRMING TRYING>CANCELLING CONFIRMING>CONFIRMED CANCELLING>CANCELLED" },
-    refund: { table: REFUND, initial: REFUND_INITIAL, arrows: "REQUESTED>PROCESSING PROCESSING>SUCCEEDED PROCESSING>ABNORMAL ABNORMAL>PROCESSING" },
+    payment: {
+      table: PAYMENT,
+      initial: PAYMENT_INITIAL,
+      arrows: "TRYING>CONFIRMING TRYING>CANCELLING CONFIRMING>CONFIRMED CANCELLING>CANCELLED",
+    },
+    refund: {
+      table: REFUND,
+      initial: REFUND_INITIAL,
+      arrows: "REQUESTED>PROCESSING PROCESSING>SUCCEEDED PROCESSING>ABNORMAL ABNORMAL>PROCESSING",
+    },
     voucher: {
       table: VOUCHER,
       initial: VOUCHER_INITIAL,
@@ -195,7 +240,8 @@ describe("state machines", () => {
     assert.equal(next(table, "b", "go"), undefined);
   });
   test("what is final stays so: a confirmed payment is never cancelled, a failed group never revives", () => {
-    const ends = (table: Transitions<string, string>) => Object.keys(table).filter((state) => arrows(table).every(([from]) => from !== state));
+    const ends = (table: Transitions<string, string>) =>
+      Object.keys(table).filter((state) => arrows(table).every(([from]) => from !== state));
     assert.deepEqual(ends(PAYMENT), ["CONFIRMED", "CANCELLED"]);
     assert.deepEqual(ends(GROUP), ["FORMED", "FAILED"]);
     assert.deepEqual(ends(ORDER), ["COMPLETED", "CANCELLED", "EXPIRED", "REFUNDED"]);
@@ -210,7 +256,11 @@ describe("errors", () => {
   test("every row has a name of its own, a status of an error, and a sentence that says something", () => {
     const tables: readonly object[] = [COMMON_ERRORS, USER_ERRORS, DEAL_ERRORS, ORDER_ERRORS, GROUP_ERRORS, VOUCHER_ERRORS];
     const names = tables.flatMap((table) => Object.keys(table));
-    assert.deepEqual(names.toSorted(), Object.keys(ERRORS).toSorted(), "no name stands in two tables, and none is missing from the joined one");
+    assert.deepEqual(
+      names.toSorted(),
+      Object.keys(ERRORS).toSorted(),
+      "no name stands in two tables, and none is missing from the joined one",
+    );
     for (const [code, def] of Object.entries(ERRORS) as [string, ErrorDef<unknown>][]) {
       assert.match(code, /^[A-Z][A-Z_]+$/);
       assert.ok(def.status >= 400 && def.status < 600, code);
@@ -220,8 +270,17 @@ describe("errors", () => {
     }
   });
   test("only luck that can turn invites a repeat: busy, late or in progress", () => {
-    const later = (Object.entries(ERRORS) as [string, ErrorDef<unknown>][]).filter(([, def]) => def.retry === "later").map(([code]) => code);
-    assert.deepEqual(later.toSorted(), ["IDEMPOTENCY_IN_PROGRESS", "OVERLOADED", "RATE_LIMITED", "REQUEST_TIMEOUT", "TIMEOUT", "UNAVAILABLE"]);
+    const later = (Object.entries(ERRORS) as [string, ErrorDef<unknown>][])
+      .filter(([, def]) => def.retry === "later")
+      .map(([code]) => code);
+    assert.deepEqual(later.toSorted(), [
+      "IDEMPOTENCY_IN_PROGRESS",
+      "OVERLOADED",
+      "RATE_LIMITED",
+      "REQUEST_TIMEOUT",
+      "TIMEOUT",
+      "UNAVAILABLE",
+    ]);
   });
   test("a refusal carries its row's status, name, data and sentence, and no stack", () => {
     const error = refusal(DEAL_ERRORS, "SOLD_OUT", { dealId: "16", available: 2 });

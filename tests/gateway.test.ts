@@ -312,7 +312,8 @@ test("wrong passwords for one name run out, and other names go on", async () => 
     { rateLimits: "on", rates: { loginGuess: 2 } },
   );
   try {
-    const login = async (username: string): Promise<number> => (await post("/api/v1/auth/login", { username, password: "p" }, {}, limited)).status;
+    const login = async (username: string): Promise<number> =>
+      (await post("/api/v1/auth/login", { username, password: "p" }, {}, limited)).status;
     assert.deepEqual([await login("mine"), await login("mine"), await login("mine"), await login("yours")], [401, 401, 429, 401]);
   } finally {
     await limited.stop();
@@ -395,18 +396,21 @@ test("on a stop readiness fails first, then the requests under way finish", asyn
   await stopped;
 });
 
-test("a node is ready when every database answers, asked at most twice a second", async () => {
+test("a node is ready when every service is there and every database answers, asked at most twice a second", async () => {
   let asked = 0;
   const database = (name: string, query: () => Promise<unknown>): Database => ({ name, query }) as unknown as Database;
-  const health = new Health([
-    database("users", () => Promise.resolve((asked++, []))),
-    database("sh", () => Promise.reject(new DatabaseUnavailable("gone"))),
-    database("hz", () => new Promise(() => undefined)),
-  ]);
+  const health = new Health(
+    [
+      database("users", () => Promise.resolve((asked++, []))),
+      database("sh", () => Promise.reject(new DatabaseUnavailable("gone"))),
+      database("hz", () => new Promise(() => undefined)),
+    ],
+    () => ["service user"],
+  );
   const answers = await Promise.all([health.readiness(), health.readiness()]);
-  assert.deepEqual(answers[0], { ready: false, missing: ["database sh", "database hz"] });
+  assert.deepEqual(answers[0], { ready: false, missing: ["service user", "database sh", "database hz"] });
   assert.equal(asked, 1);
-  assert.deepEqual(await new Health([database("users", () => Promise.resolve([]))]).readiness(), { ready: true, missing: [] });
+  assert.deepEqual(await new Health([database("users", () => Promise.resolve([]))], () => []).readiness(), { ready: true, missing: [] });
 });
 
 test("a raw route is handed the open response once it is known who asks, and is ended when the node stops", async () => {

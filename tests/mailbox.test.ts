@@ -13,11 +13,12 @@ import { InvariantViolation } from "../domain/invariant.ts";
 import { Database, DatabaseUnavailable, sqlState, type Statement } from "../db/database.ts";
 import { Drainer, type DrainFunction, type Work } from "../mixins/drain.ts";
 import { Mailbox, type Command, type MailboxLimits } from "../mixins/mailbox.ts";
-import { admin, testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "./support/databases.ts";
+import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "./support/databases.ts";
 
 const SHARD = { city: 1, slot: 5 };
 const LIMITS: MailboxLimits = { drainCommandsMax: 4, mailboxCommandsMax: 8, mailboxMerchantCommandsMax: 3 };
-const codeOf = (error: unknown): string => (error instanceof DomainError ? error.type : error instanceof Error ? error.name : String(error));
+const codeOf = (error: unknown): string =>
+  error instanceof DomainError ? error.type : error instanceof Error ? error.name : String(error);
 const outcomeOf = (posted: Promise<unknown>): Promise<string> => posted.then(String, codeOf);
 
 /** A mailbox whose batches wait until the test lets them go. */
@@ -147,49 +148,58 @@ describe("a mailbox", () => {
   test("in every interleaving: each command is answered once, in order, one batch at a time, none past its bounds", async () => {
     const merchants = fc.constantFrom("hot", "hot", "cold", undefined);
     await fc.assert(
-      fc.asyncProperty(fc.scheduler(), fc.array(fc.array(merchants, { maxLength: 9 }), { minLength: 1, maxLength: 8 }), async (s, bursts) => {
-        const seen: number[] = [];
-        let draining = 0;
-        const mailbox = new Mailbox(
-          SHARD,
-          async (commands: readonly Command[]) => {
-            assert.equal(++draining, 1);
-            assert.ok(commands.length > 0 && commands.length <= LIMITS.drainCommandsMax);
-            await s.schedule(Promise.resolve(), "drain");
-            seen.push(...commands.map(({ input }) => input as number));
-            draining--;
-            for (const command of commands) command.settle(command.input);
-          },
-          LIMITS,
-          { drained: () => undefined, refused: () => undefined },
-        );
-        let n = 0;
-        const answers: Promise<readonly [number, unknown]>[] = [];
-        const posts = bursts.map((burst) =>
-          s.schedule(Promise.resolve(), "post").then(() => {
-            for (const merchantId of burst) {
-              const input = n++;
-              const posted = mailbox.post<number, unknown>("k", input, { merchantId, timeoutMs: 60_000 });
-              assert.ok(mailbox.depth <= LIMITS.mailboxCommandsMax);
-              answers.push(posted.then((answer) => [input, answer] as const, (error: unknown) => [input, codeOf(error)] as const));
-            }
-          }),
-        );
-        // Draining begins in a later turn of the event loop, so the scheduler may run dry in between.
-        const all = Promise.all(posts).then(() => mailbox.close());
-        let done = false;
-        void all.then(() => (done = true));
-        while (!done) {
-          if (s.count() > 0) await s.waitOne();
-          else await new Promise((resolve) => setImmediate(resolve));
-        }
-        const answered = await Promise.all(answers);
-        const taken = answered.filter(([input, answer]) => answer === input).map(([input]) => input);
-        assert.deepEqual(seen, taken, "what is drained is what is answered, in the order of arrival");
-        assert.ok(answered.every(([input, answer]) => answer === input || answer === "OVERLOADED"));
-        assert.equal(answered.length, n);
-        assert.equal(mailbox.depth, 0);
-      }),
+      fc.asyncProperty(
+        fc.scheduler(),
+        fc.array(fc.array(merchants, { maxLength: 9 }), { minLength: 1, maxLength: 8 }),
+        async (s, bursts) => {
+          const seen: number[] = [];
+          let draining = 0;
+          const mailbox = new Mailbox(
+            SHARD,
+            async (commands: readonly Command[]) => {
+              assert.equal(++draining, 1);
+              assert.ok(commands.length > 0 && commands.length <= LIMITS.drainCommandsMax);
+              await s.schedule(Promise.resolve(), "drain");
+              seen.push(...commands.map(({ input }) => input as number));
+              draining--;
+              for (const command of commands) command.settle(command.input);
+            },
+            LIMITS,
+            { drained: () => undefined, refused: () => undefined },
+          );
+          let n = 0;
+          const answers: Promise<readonly [number, unknown]>[] = [];
+          const posts = bursts.map((burst) =>
+            s.schedule(Promise.resolve(), "post").then(() => {
+              for (const merchantId of burst) {
+                const input = n++;
+                const posted = mailbox.post<number, unknown>("k", input, { merchantId, timeoutMs: 60_000 });
+                assert.ok(mailbox.depth <= LIMITS.mailboxCommandsMax);
+                answers.push(
+                  posted.then(
+                    (answer) => [input, answer] as const,
+                    (error: unknown) => [input, codeOf(error)] as const,
+                  ),
+                );
+              }
+            }),
+          );
+          // Draining begins in a later turn of the event loop, so the scheduler may run dry in between.
+          const all = Promise.all(posts).then(() => mailbox.close());
+          let done = false;
+          void all.then(() => (done = true));
+          while (!done) {
+            if (s.count() > 0) await s.waitOne();
+            else await new Promise((resolve) => setImmediate(resolve));
+          }
+          const answered = await Promise.all(answers);
+          const taken = answered.filter(([input, answer]) => answer === input).map(([input]) => input);
+          assert.deepEqual(seen, taken, "what is drained is what is answered, in the order of arrival");
+          assert.ok(answered.every(([input, answer]) => answer === input || answer === "OVERLOADED"));
+          assert.equal(answered.length, n);
+          assert.equal(mailbox.depth, 0);
+        },
+      ),
       { numRuns: 300 },
     );
   });
@@ -254,7 +264,10 @@ class Wire {
       server.write(data);
     });
     server.on("data", (data) => (committing ? cut() : client.write(data)));
-    for (const [one, other] of [[client, server], [server, client]] as const) {
+    for (const [one, other] of [
+      [client, server],
+      [server, client],
+    ] as const) {
       this.#sockets.add(one);
       one.on("error", () => other.destroy());
       one.on("close", () => {
@@ -265,7 +278,10 @@ class Wire {
   }
 }
 
-const WRITE: Statement = { name: "test/write", text: "insert into inbox (consumer, source, event_id) select 'test', 'test', n from unnest($1::bigint[]) n" };
+const WRITE: Statement = {
+  name: "test/write",
+  text: "insert into inbox (consumer, source, event_id) select 'test', 'test', n from unnest($1::bigint[]) n",
+};
 const WRITTEN: Statement = { name: "test/written", text: "select event_id::integer as n from inbox where consumer = 'test' order by n" };
 const CLEAR: Statement = { name: "test/clear", text: "delete from inbox where consumer = 'test'" };
 
@@ -318,7 +334,10 @@ describe("a drain", () => {
         },
       })),
     );
-    assert.ok(settled.every((times) => times === 1), "every command is settled once");
+    assert.ok(
+      settled.every((times) => times === 1),
+      "every command is settled once",
+    );
     return outcomes.map((outcome) => (outcome instanceof Error ? codeOf(outcome) : String(outcome)));
   };
   const write = async (work: Work, inputs: readonly number[]): Promise<string[]> => {
@@ -330,10 +349,20 @@ describe("a drain", () => {
   test("answers every command of its batch, by kind in lock order, and commits once", async () => {
     const order: string[] = [];
     const kinds = new Map<string, DrainFunction<unknown, unknown>>(
-      ["a", "b"].map((kind) => [kind, async (work, inputs) => (order.push(`${kind} ${inputs.join("+")}`), write(work, inputs as number[]))]),
+      ["a", "b"].map((kind) => [
+        kind,
+        async (work, inputs) => (order.push(`${kind} ${inputs.join("+")}`), write(work, inputs as number[])),
+      ]),
     );
     const answers: unknown[] = [];
-    const command = (kind: string, n: number, index: number): Command => ({ kind, input: n, merchantId: undefined, deadlineMs: Infinity, enqueuedMs: 0, settle: (answer) => (answers[index] = answer) });
+    const command = (kind: string, n: number, index: number): Command => ({
+      kind,
+      input: n,
+      merchantId: undefined,
+      deadlineMs: Infinity,
+      enqueuedMs: 0,
+      settle: (answer) => (answers[index] = answer),
+    });
     await new Drainer(database, kinds, assert.fail).drain(SHARD, [command("b", 1, 0), command("a", 2, 1), command("b", 3, 2)]);
     assert.deepEqual(answers, ["wrote 1", "wrote 2", "wrote 3"]);
     assert.deepEqual(order, ["a 2", "b 1+3"]);
@@ -341,44 +370,65 @@ describe("a drain", () => {
   });
   test("takes its time from the database and its ids from its shard", async () => {
     const seen: { now: Date; ids: string[] }[] = [];
-    await run(async (work, inputs: readonly number[]) => {
-      // Side by side, as drains do: nobody gets another's.
-      const [a, b, c] = await Promise.all([work.mint(1), work.mint(600), work.mint(3)]);
-      seen.push({ now: work.now, ids: [...a, ...b, ...c] });
-      return inputs;
-    }, [1]);
+    await run(
+      async (work, inputs: readonly number[]) => {
+        // Side by side, as drains do: nobody gets another's.
+        const [a, b, c] = await Promise.all([work.mint(1), work.mint(600), work.mint(3)]);
+        seen.push({ now: work.now, ids: [...a, ...b, ...c] });
+        return inputs;
+      },
+      [1],
+    );
     const [{ now, ids }] = seen as [{ now: Date; ids: string[] }];
     assert.ok(Math.abs(now.getTime() - Date.now()) < 60_000);
     assert.equal(new Set(ids).size, 604);
     assert.ok(ids.every((id) => BigInt(id) % 16n === 5n && ((BigInt(id) >> 4n) & 255n) === 1n));
   });
   test("a refusal is an answer: it takes nobody with it", async () => {
-    const answers = await run(async (work, inputs: readonly number[]) => {
-      await write(work, inputs.filter((n) => n !== 2));
-      return inputs.map((n) => (n === 2 ? refusal(COMMON_ERRORS, "FORBIDDEN", { need: "others" }) : n));
-    }, [1, 2, 3]);
+    const answers = await run(
+      async (work, inputs: readonly number[]) => {
+        await write(
+          work,
+          inputs.filter((n) => n !== 2),
+        );
+        return inputs.map((n) => (n === 2 ? refusal(COMMON_ERRORS, "FORBIDDEN", { need: "others" }) : n));
+      },
+      [1, 2, 3],
+    );
     assert.deepEqual(answers, ["1", "FORBIDDEN", "3"]);
     assert.deepEqual(await written(), [1, 3]);
   });
   test("halves a poisoned batch until the poison stands alone, and only it fails", async () => {
     const batches: number[] = [];
-    const answers = await run(async (work, inputs: readonly number[]) => {
-      batches.push(inputs.length);
-      const answered = await write(work, inputs);
-      if (inputs.includes(11)) await work.query({ name: "test/poison", text: "select 1 / $1::integer" }, [0]);
-      return answered;
-    }, Array.from({ length: 16 }, (_, n) => n));
-    assert.deepEqual(answers, Array.from({ length: 16 }, (_, n) => (n === 11 ? "error" : `wrote ${n}`)));
+    const answers = await run(
+      async (work, inputs: readonly number[]) => {
+        batches.push(inputs.length);
+        const answered = await write(work, inputs);
+        if (inputs.includes(11)) await work.query({ name: "test/poison", text: "select 1 / $1::integer" }, [0]);
+        return answered;
+      },
+      Array.from({ length: 16 }, (_, n) => n),
+    );
+    assert.deepEqual(
+      answers,
+      Array.from({ length: 16 }, (_, n) => (n === 11 ? "error" : `wrote ${n}`)),
+    );
     assert.deepEqual(await written(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15]);
     assert.deepEqual(batches, [16, 8, 8, 4, 2, 2, 1, 1, 4], "one half after the other, five times down to one");
     assert.deepEqual(faults.map(sqlState), ["22012"], "and it is told once");
   });
   test("finds several poisons, thrown by code, an invariant or a constraint", async () => {
-    const answers = await run(async (work, inputs: readonly number[]) => {
-      if (inputs.includes(2)) throw new InvariantViolation("two is fine");
-      if (inputs.includes(5)) throw new TypeError("five");
-      return write(work, inputs.map((n) => (n === 7 ? 0 : n)));
-    }, [0, 1, 2, 3, 4, 5, 6, 7]);
+    const answers = await run(
+      async (work, inputs: readonly number[]) => {
+        if (inputs.includes(2)) throw new InvariantViolation("two is fine");
+        if (inputs.includes(5)) throw new TypeError("five");
+        return write(
+          work,
+          inputs.map((n) => (n === 7 ? 0 : n)),
+        );
+      },
+      [0, 1, 2, 3, 4, 5, 6, 7],
+    );
     assert.deepEqual(answers, ["wrote 0", "wrote 1", "InvariantViolation", "wrote 3", "wrote 4", "TypeError", "wrote 6", "error"]);
     assert.deepEqual(await written(), [0, 1, 3, 4, 6]);
     assert.equal(faults.length, 3);
@@ -386,14 +436,24 @@ describe("a drain", () => {
   test("reads again when a constraint says that somebody else was first, also after contention", async () => {
     for (const contended of [false, true]) {
       let tries = 0;
-      const answers = await run(async (work, inputs: readonly number[]) => {
-        const there = new Set((await work.query<{ n: number }>(WRITTEN)).map(({ n }) => n));
-        if (contended && ++tries === 1) await work.query({ name: "test/deadlock", text: "do $$ begin raise exception using errcode = '40P01'; end $$" });
-        // Another node writes between our read and our write.
-        await database.query({ name: "test/other", text: "insert into inbox (consumer, source, event_id) values ('test', 'test', 7) on conflict do nothing" });
-        await write(work, inputs.filter((n) => !there.has(n)));
-        return inputs.map((n) => (there.has(n) ? `found ${n}` : `wrote ${n}`));
-      }, [7]);
+      const answers = await run(
+        async (work, inputs: readonly number[]) => {
+          const there = new Set((await work.query<{ n: number }>(WRITTEN)).map(({ n }) => n));
+          if (contended && ++tries === 1)
+            await work.query({ name: "test/deadlock", text: "do $$ begin raise exception using errcode = '40P01'; end $$" });
+          // Another node writes between our read and our write.
+          await database.query({
+            name: "test/other",
+            text: "insert into inbox (consumer, source, event_id) values ('test', 'test', 7) on conflict do nothing",
+          });
+          await write(
+            work,
+            inputs.filter((n) => !there.has(n)),
+          );
+          return inputs.map((n) => (there.has(n) ? `found ${n}` : `wrote ${n}`));
+        },
+        [7],
+      );
       assert.deepEqual(answers, ["found 7"]);
       await database.query(CLEAR);
     }
@@ -405,7 +465,8 @@ describe("a drain", () => {
       tries = 0;
       return async (work, inputs) => {
         const answers = await write(work, inputs);
-        if (++tries <= times) await work.query({ name: `test/raise-${code}`, text: `do $$ begin raise exception using errcode = '${code}'; end $$` });
+        if (++tries <= times)
+          await work.query({ name: `test/raise-${code}`, text: `do $$ begin raise exception using errcode = '${code}'; end $$` });
         return answers;
       };
     };
@@ -435,46 +496,58 @@ describe("a drain", () => {
   test("what is to be told after the commit is told after it, once, and cannot undo it", async () => {
     const told: number[][] = [];
     let runs = 0;
-    const answers = await run(async (work, inputs: readonly number[]) => {
-      runs++;
-      work.afterCommit(() => {
-        throw new Error("the teller stumbles");
-      });
-      work.afterCommit(() => void told.push([...inputs]));
-      return write(work, inputs);
-    }, [1, 2]);
+    const answers = await run(
+      async (work, inputs: readonly number[]) => {
+        runs++;
+        work.afterCommit(() => {
+          throw new Error("the teller stumbles");
+        });
+        work.afterCommit(() => void told.push([...inputs]));
+        return write(work, inputs);
+      },
+      [1, 2],
+    );
     assert.deepEqual(answers, ["wrote 1", "wrote 2"]);
     assert.deepEqual([runs, told, await written()], [1, [[1, 2]], [1, 2]]);
     assert.equal(faults.length, 1);
     const failed: number[] = [];
-    await run(async (work) => {
-      work.afterCommit(() => void failed.push(1));
-      throw new Error("never committed");
-    }, [1]);
+    await run(
+      async (work) => {
+        work.afterCommit(() => void failed.push(1));
+        throw new Error("never committed");
+      },
+      [1],
+    );
     assert.deepEqual(failed, []);
   });
   test("sends nothing behind its ROLLBACK, though another of its functions is still under way", async () => {
     let straggler: Promise<unknown> = Promise.resolve();
-    const answers = await run(async (work, inputs: readonly number[]) => {
-      const slow = async () => {
-        await work.query(WRITTEN);
-        await sleep(20);
-        await write(work, [98]);
-      };
-      straggler = slow();
-      await Promise.all([straggler, work.query({ name: "test/fails", text: "select 1 / $1::integer" }, [0])]);
-      return inputs;
-    }, [1]);
+    const answers = await run(
+      async (work, inputs: readonly number[]) => {
+        const slow = async () => {
+          await work.query(WRITTEN);
+          await sleep(20);
+          await write(work, [98]);
+        };
+        straggler = slow();
+        await Promise.all([straggler, work.query({ name: "test/fails", text: "select 1 / $1::integer" }, [0])]);
+        return inputs;
+      },
+      [1],
+    );
     assert.deepEqual(answers, ["error"]);
     await assert.rejects(straggler, /test\/write came after the end of its transaction/);
     assert.deepEqual(await written(), []);
   });
   test("an error that a drain swallows cannot pass for a commit", async () => {
-    const answers = await run(async (work, inputs: readonly number[]) => {
-      await write(work, inputs);
-      await work.query({ name: "test/swallowed", text: "select 1 / $1::integer" }, [0]).catch(() => undefined);
-      return inputs;
-    }, [1]);
+    const answers = await run(
+      async (work, inputs: readonly number[]) => {
+        await write(work, inputs);
+        await work.query({ name: "test/swallowed", text: "select 1 / $1::integer" }, [0]).catch(() => undefined);
+        return inputs;
+      },
+      [1],
+    );
     assert.deepEqual(answers, ["InvariantViolation"]);
     assert.deepEqual(await written(), []);
     assert.deepEqual(database.connections.total, database.connections.idle, "and its connection is back in the pool");
@@ -503,7 +576,10 @@ describe("a drain", () => {
       tx.xid = row?.xid;
       await tx.query(WRITE, [[4]]);
     }, 300);
-    await assert.rejects(asked, (error) => error instanceof DatabaseUnavailable && /outcome of transaction \d+ is not known/.test(error.message));
+    await assert.rejects(
+      asked,
+      (error) => error instanceof DatabaseUnavailable && /outcome of transaction \d+ is not known/.test(error.message),
+    );
     await sleep(1_300);
   });
   test("a connection that dies under a drain leaves nothing, and the next drain has another", async () => {
@@ -522,10 +598,15 @@ describe("a drain", () => {
     wire.darken(500);
     const start = performance.now();
     await assert.rejects(wired.query(WRITTEN), DatabaseUnavailable);
-    const mailbox = new Mailbox(SHARD, (commands) => new Drainer(wired, new Map([["k", write as DrainFunction<unknown, unknown>]]), assert.fail).drain(SHARD, commands), LIMITS, {
-      drained: () => undefined,
-      refused: () => undefined,
-    });
+    const mailbox = new Mailbox(
+      SHARD,
+      (commands) => new Drainer(wired, new Map([["k", write as DrainFunction<unknown, unknown>]]), assert.fail).drain(SHARD, commands),
+      LIMITS,
+      {
+        drained: () => undefined,
+        refused: () => undefined,
+      },
+    );
     await assert.rejects(mailbox.post("k", 1, { timeoutMs: 5_000 }), { type: "UNAVAILABLE", code: 503, retryable: true });
     assert.ok(performance.now() - start < 3_000);
     while (performance.now() - start < 600) await sleep(20);

@@ -12,7 +12,17 @@ import { decideClosing } from "../domain/group/close.ts";
 import { GROUP, SEAT, type GroupState, type SeatState } from "../domain/group/state.ts";
 import type { DealId, GroupId, MerchantId, OrderId, PaymentId, UserId } from "../domain/ids.ts";
 import { fen } from "../domain/money.ts";
-import { decidePlace, orderKey, quotaKey, seatKey, type Bucket, type DealFacts, type NewGroup, type OrderRow, type PlaceCommand } from "../domain/order/place.ts";
+import {
+  decidePlace,
+  orderKey,
+  quotaKey,
+  seatKey,
+  type Bucket,
+  type DealFacts,
+  type NewGroup,
+  type OrderRow,
+  type PlaceCommand,
+} from "../domain/order/place.ts";
 import { decideRelease, type ReleaseCommand } from "../domain/order/release.ts";
 import { ORDER } from "../domain/order/state.ts";
 import { decidePayments } from "../domain/payment/decide.ts";
@@ -236,7 +246,10 @@ class World {
         voucherValidDays: 90,
         state: name === "draft" ? "DRAFT" : "ON_SALE",
       });
-      this.buckets.set(id, offer.stock.map((total, bucket) => ({ dealId: id, bucket, total, held: 0, sold: 0 })));
+      this.buckets.set(
+        id,
+        offer.stock.map((total, bucket) => ({ dealId: id, bucket, total, held: 0, sold: 0 })),
+      );
     }
   }
   nextId = (): string => String(++this.#lastId);
@@ -245,19 +258,17 @@ class World {
   indexOf = <K>(rows: ReadonlyMap<K, unknown>, id: K): number => [...rows.keys()].indexOf(id);
 
   place(batch: readonly Asked[]): string[] {
-    const commands = batch.map(
-      (asked): PlaceCommand => ({
-        consumerId: asked.user as UserId,
-        username: asked.user,
-        dealId: asked.deal as DealId,
-        quantity: asked.quantity,
-        groupSize: asked.size,
-        groupId: asked.group === undefined ? undefined : this.groupAt(asked.group),
-        idemKey: asked.key,
-        bodyHash: asked.body,
-        requestId: undefined,
-      }),
-    );
+    const commands = batch.map((asked): PlaceCommand => ({
+      consumerId: asked.user as UserId,
+      username: asked.user,
+      dealId: asked.deal as DealId,
+      quantity: asked.quantity,
+      groupSize: asked.size,
+      groupId: asked.group === undefined ? undefined : this.groupAt(asked.group),
+      idemKey: asked.key,
+      bodyHash: asked.body,
+      requestId: undefined,
+    }));
     const live = [...this.seats.values()].filter(({ state }) => state === "HELD" || state === "TAKEN");
     const { outcomes, writes } = decidePlace(
       {
@@ -271,14 +282,17 @@ class World {
       commands,
       { now: this.now, orderTtlMs: ORDER_TTL_MS, nextId: this.nextId },
     );
-    for (const group of writes.groups) this.groups.set(group.id, { ...group, state: "PENDING", held: 1, taken: 0, filled: 0, deadline: undefined });
+    for (const group of writes.groups)
+      this.groups.set(group.id, { ...group, state: "PENDING", held: 1, taken: 0, filled: 0, deadline: undefined });
     for (const [id, held] of writes.held) this.groups.get(id)!.held += held;
     for (const order of writes.orders) this.orders.set(order.id, order);
     for (const { groupId, orderId, userId } of writes.seats) this.seats.set(orderId, { groupId, userId, state: "HELD" });
     for (const change of writes.buckets.values()) this.#changeBucket(change);
     for (const { scope, userId, delta, cap } of writes.quotas.values()) this.#count(scope, userId, delta, cap);
     return outcomes.map((outcome) =>
-      outcome instanceof DomainError ? outcome.type : `${outcome.replayed ? "again" : "made"} ${this.indexOf(this.orders, outcome.order.id)}`,
+      outcome instanceof DomainError
+        ? outcome.type
+        : `${outcome.replayed ? "again" : "made"} ${this.indexOf(this.orders, outcome.order.id)}`,
     );
   }
 
@@ -301,18 +315,31 @@ class World {
   }
 
   try(batch: readonly { order: number; by: string }[]): string[] {
-    const live = new Map([...this.payments.values()].filter(({ state }) => state !== "CANCELLING").map((payment) => [payment.orderId as string, payment]));
+    const live = new Map(
+      [...this.payments.values()].filter(({ state }) => state !== "CANCELLING").map((payment) => [payment.orderId as string, payment]),
+    );
     const commands = batch.map(({ order, by }) => ({ orderId: this.orderAt(order).id, consumerId: by as UserId }));
-    const { outcomes, begun } = decideTry({ orders: this.orders, live, groups: this.groups }, commands, { now: this.now, nextId: () => this.nextId() as PaymentId });
+    const { outcomes, begun } = decideTry({ orders: this.orders, live, groups: this.groups }, commands, {
+      now: this.now,
+      nextId: () => this.nextId() as PaymentId,
+    });
     for (const payment of begun) this.payments.set(payment.id, payment);
     return outcomes.map((outcome) =>
-      outcome instanceof DomainError ? outcome.type : `${outcome.begun ? "begins" : "shares"} ${this.indexOf(this.payments, outcome.payment.id)}`,
+      outcome instanceof DomainError
+        ? outcome.type
+        : `${outcome.begun ? "begins" : "shares"} ${this.indexOf(this.payments, outcome.payment.id)}`,
     );
   }
 
   decide(batch: readonly { payment: number; confirm: boolean }[]): string[] {
     const rows = batch.map(({ payment }) => [...this.payments.values()][payment]!);
-    const commands = rows.map(({ id, orderId }, index) => ({ paymentId: id, orderId, confirm: batch[index]!.confirm, reason: "INSUFFICIENT_FUNDS", requestId: undefined }));
+    const commands = rows.map(({ id, orderId }, index) => ({
+      paymentId: id,
+      orderId,
+      confirm: batch[index]!.confirm,
+      reason: "INSUFFICIENT_FUNDS",
+      requestId: undefined,
+    }));
     const { outcomes, writes } = decidePayments({ payments: this.payments, orders: this.orders, groups: this.groups }, commands, this.now);
     for (const { payment } of writes.confirming) this.#movePayment(payment, "CONFIRMING");
     for (const { payment } of writes.cancelling) this.#movePayment(payment, "CANCELLING");
@@ -401,7 +428,11 @@ function agree(world: World, model: Model): void {
       units.held += held;
       units.sold += sold;
     }
-    assert.equal(units.total, stock.reduce((a, b) => a + b), "buckets exchange units and lose none");
+    assert.equal(
+      units.total,
+      stock.reduce((a, b) => a + b),
+      "buckets exchange units and lose none",
+    );
     assert.equal(units.held, sums.get(`${deal} held`) ?? 0, "units held are those of unpaid orders");
     assert.equal(units.sold, sums.get(`${deal} sold`) ?? 0, "units sold are those of paid orders");
   }
@@ -412,7 +443,11 @@ function agree(world: World, model: Model): void {
     assert.equal(state, model.orders[index]?.fate);
     assert.equal(expiresAt.getTime(), model.orders[index]?.untilMs);
   }
-  assert.equal(new Set([...world.orders.values()].map(({ consumerId, idemKey }) => orderKey(consumerId, idemKey))).size, world.orders.size, "one order a key");
+  assert.equal(
+    new Set([...world.orders.values()].map(({ consumerId, idemKey }) => orderKey(consumerId, idemKey))).size,
+    world.orders.size,
+    "one order a key",
+  );
   const byGroup = Map.groupBy(model.living({}), ({ group }) => group);
   for (const [index, group] of [...world.groups.values()].entries()) {
     const party = model.parties[index]!;
@@ -474,7 +509,11 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: fc.constant("expire" as const), batch: upTo(5, fc.record({ which })) }) },
   { weight: 4, arbitrary: fc.record({ do: fc.constant("close" as const), which }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant("wait" as const), minutes: fc.integer({ min: 1, max: 35 }) }) },
-  fc.record({ do: fc.constant("sale" as const), deal: fc.constantFrom("a", "b"), state: fc.constantFrom<DealState>("ON_SALE", "ON_SALE", "PAUSED", "CLOSED") }),
+  fc.record({
+    do: fc.constant("sale" as const),
+    deal: fc.constantFrom("a", "b"),
+    state: fc.constantFrom<DealState>("ON_SALE", "ON_SALE", "PAUSED", "CLOSED"),
+  }),
 );
 
 const back = (which: number, of: number): number => of - 1 - (which % of);
@@ -482,7 +521,8 @@ const back = (which: number, of: number): number => of - 1 - (which % of);
 /** Takes one step in both; gives what the world answered and what the model says it must be. */
 function take(world: World, model: Model, one: Step): [string[], string[]] {
   const orders = model.orders.length;
-  const some = <T extends { which: number }>(batch: readonly T[], of: number): T[] => (of === 0 ? [] : batch.map((item) => ({ ...item, which: back(item.which, of) })));
+  const some = <T extends { which: number }>(batch: readonly T[], of: number): T[] =>
+    of === 0 ? [] : batch.map((item) => ({ ...item, which: back(item.which, of) }));
   switch (one.do) {
     case "place": {
       const groups = model.parties.length;
@@ -494,7 +534,15 @@ function take(world: World, model: Model, one: Step): [string[], string[]] {
         // Mostly the group's own deal is asked for, else nobody would get in.
         const deal = group !== undefined && key % 8 > 0 ? (model.parties[group]?.deal ?? rest.deal) : rest.deal;
         const size = "size" in way ? way.size : undefined;
-        return { user: rest.user, deal, quantity: rest.quantity, key: `k${key}`, size, group, body: JSON.stringify([deal, rest.quantity, size, group]) };
+        return {
+          user: rest.user,
+          deal,
+          quantity: rest.quantity,
+          key: `k${key}`,
+          size,
+          group,
+          body: JSON.stringify([deal, rest.quantity, size, group]),
+        };
       });
       return [world.place(batch), batch.map((asked) => model.place(asked))];
     }
@@ -505,20 +553,31 @@ function take(world: World, model: Model, one: Step): [string[], string[]] {
         return { which: item.which, by: one.do === "expire" ? undefined : item.byOwner ? owner : "stranger" };
       });
       const { do: cause } = one;
-      const commands = batch.map((item): ReleaseCommand => ({ orderId: world.orderAt(item.which).id, cause, callerId: item.by as UserId | undefined }));
+      const commands = batch.map((item): ReleaseCommand => ({
+        orderId: world.orderAt(item.which).id,
+        cause,
+        callerId: item.by as UserId | undefined,
+      }));
       return [world.release(commands), batch.map((item) => model.release(item.which, item.by, cause))];
     }
     case "try": {
-      const batch = some(one.batch, orders).map((item) => ({ order: item.which, by: item.byOwner ? model.orders[item.which]!.user : "stranger" }));
+      const batch = some(one.batch, orders).map((item) => ({
+        order: item.which,
+        by: item.byOwner ? model.orders[item.which]!.user : "stranger",
+      }));
       return [world.try(batch), batch.map(({ order, by }) => model.try(order, by))];
     }
     case "pay": {
       if (orders === 0) return [[], []];
       const order = back(one.which, orders);
-      const begun = [world.try([{ order, by: model.orders[order]!.user }]), [model.try(order, model.orders[order]!.user)]] as const;
+      const by = model.orders[order]!.user;
+      const begun: [string[], string[]] = [world.try([{ order, by }]), [model.try(order, by)]];
       const payment = model.payments.findIndex((one) => one.order === order && one.end === "TRYING");
-      if (payment === -1) return [...begun];
-      return [[...begun[0], ...world.decide([{ payment, confirm: true }])], [...begun[1], model.decide(payment, true)]];
+      if (payment === -1) return begun;
+      return [
+        [...begun[0], ...world.decide([{ payment, confirm: true }])],
+        [...begun[1], model.decide(payment, true)],
+      ];
     }
     case "decide": {
       const batch = some(one.batch, model.payments.length).map((item) => ({ payment: item.which, confirm: item.confirm }));
@@ -557,7 +616,11 @@ test("10,000 evenings of ordering, joining, paying, cancelling and closing agree
     }),
     { numRuns: 10_000 },
   );
-  const reached = (kind: string): string[] => [...met].filter((one) => one.startsWith(kind)).map((one) => one.slice(kind.length + 1)).toSorted();
+  const reached = (kind: string): string[] =>
+    [...met]
+      .filter((one) => one.startsWith(kind))
+      .map((one) => one.slice(kind.length + 1))
+      .toSorted();
   // Nothing above is worth much if the steps never get there.
   assert.deepEqual(reached("place"), [
     "ALREADY_IN_GROUP",

@@ -19,7 +19,10 @@ describe("the dumped schema", () => {
   });
   const databaseOf = (code: string): string => keyspaces.keyspaces.byCode(code)!.databases[0]!;
 
-  for (const [kind, code] of [["user", "user"], ["city", "sh"]] as const) {
+  for (const [kind, code] of [
+    ["user", "user"],
+    ["city", "sh"],
+  ] as const) {
     test(`of a ${kind} keyspace is what the migrations make`, async () => {
       const file = new URL(`../db/schema/${kind}.sql`, import.meta.url);
       const last = migrationsOf(kind).at(-1)?.name;
@@ -42,7 +45,10 @@ describe("the dumped schema", () => {
       },
       databaseOf("sh"),
     );
-    assert.match(schema, /-- partition: vouchers_06 FOR VALUES IN \('6'\) with \(fillfactor=80\), 3 of 3 indexes\n-- partition: vouchers_08 /);
+    assert.match(
+      schema,
+      /-- partition: vouchers_06 FOR VALUES IN \('6'\) with \(fillfactor=80\), 3 of 3 indexes\n-- partition: vouchers_08 /,
+    );
     assert.match(schema, /-- partition: seats_03 FOR VALUES IN \('3'\) with \(fillfactor=80\), 3 of 2 indexes\n/);
     assert.match(schema, /-- partitions: orders_00 to orders_15, one a slot with \(fillfactor=80\)\n/);
   });

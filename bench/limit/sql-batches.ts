@@ -50,7 +50,7 @@ async function run({ dataDir: path, dealId, size, warmSeconds, seconds, shoppers
           quantity: 1,
           groupSize: undefined,
           groupId: undefined,
-          idemKey: `sql-${sent}`,
+          idemKey: `${RUN}-${sent}`,
           bodyHash: BODY_HASH,
           requestId: undefined,
         };
@@ -74,6 +74,11 @@ async function run({ dataDir: path, dealId, size, warmSeconds, seconds, shoppers
   process.disconnect();
 }
 const BODY_HASH = randomBytes(32).toString("hex");
+/** Of this run alone: shoppers have keys of earlier ones. */
+const RUN = BODY_HASH.slice(0, 12);
+
+// Without its parent nobody wants to know; PostgreSQL ends with this process.
+process.once("disconnect", () => process.exit(0));
 
 process.once("message", (batches: Batches) => {
   run(batches).catch((error: unknown) => {

@@ -29,9 +29,18 @@ CREATE OR REPLACE FUNCTION public.partition_by_slot(parent regclass, storage tex
  RETURNS void
  LANGUAGE plpgsql
 AS $function$
+declare
+  part text;
 begin
   for slot in 0..15 loop
-    execute format('create table %I partition of %s for values in (%s) %s', parent::text || '_' || to_char(slot, 'FM00'), parent, slot, storage);
+    part := parent::text || '_' || to_char(slot, 'FM00');
+    execute format('create table %I partition of %s for values in (%s) %s', part, parent, slot, storage);
+    if current_setting('server_version_num')::integer >= 180000 then
+      execute format(
+        'select pg_restore_attribute_stats(''schemaname'', current_schema()::text, ''relname'', %L::text, ''attname'', ''slot''::text, ''inherited'', false,
+                ''null_frac'', 0::real, ''avg_width'', 2, ''n_distinct'', 1::real, ''most_common_vals'', %L::text, ''most_common_freqs'', ''{1}''::real[])',
+        part, format('{%s}', slot));
+    end if;
   end loop;
 end $function$;
 

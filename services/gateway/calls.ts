@@ -44,7 +44,10 @@ export function serveContract(door: Door, contract: RestContract): Serve {
       ...(caller === undefined ? undefined : { caller }),
       ...(idempotencyKey === undefined ? undefined : { idempotencyKey, bodyHash: form.hash(params) }),
     };
-    const guesses = guess !== undefined && door.limits !== undefined ? { guess, limits: door.limits, key: guesserOf(door, guess, caller, params, exchange) } : undefined;
+    const guesses =
+      guess !== undefined && door.limits !== undefined
+        ? { guess, limits: door.limits, key: guesserOf(door, guess, caller, params, exchange) }
+        : undefined;
     if (guesses) await guesses.limits.mayTry(guesses.guess.limit, guesses.key, exchange);
     try {
       answer(exchange, rest.status, await call(door.broker, contract, params as never, { meta }));

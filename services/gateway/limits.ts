@@ -33,7 +33,13 @@ export class Limits {
     this.#points = { ...RATES, ...rates };
     const limiter = (name: LimitName) =>
       new RateLimiterMemory({ keyPrefix: name + KEYS_SEPARATOR, points: this.#points[name], duration: WINDOW_SECONDS });
-    this.#limiters = { address: limiter("address"), user: limiter("user"), auth: limiter("auth"), loginGuess: limiter("loginGuess"), voucherGuess: limiter("voucherGuess") };
+    this.#limiters = {
+      address: limiter("address"),
+      user: limiter("user"),
+      auth: limiter("auth"),
+      loginGuess: limiter("loginGuess"),
+      voucherGuess: limiter("voucherGuess"),
+    };
   }
 
   /** Takes one request off a limit, or throws RATE_LIMITED. The answer's headers tell of the limit that is nearest its end. */

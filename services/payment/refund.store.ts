@@ -121,12 +121,17 @@ const SUCCEEDED: Statement = {
 const MOVE: Statement = {
   name: "refund/move",
   text: `
-    update refunds set state = $5, decided_at = coalesce(decided_at, $6), ended_at = $7, last_error = null
-     where slot = $1 and id = any($2::bigint[]) and state = $3 and (decided_at is not null) = $4 returning id`,
+    update refunds f set state = $5, decided_at = coalesce(f.decided_at, $6), ended_at = $7, last_error = null
+      from unnest($2::bigint[]) as k(id)
+     cross join lateral (select ctid as row, state, decided_at is not null as decided from refunds where slot = $1 and id = k.id offset 0) r
+     where f.slot = $1 and f.ctid = r.row and r.state = $3 and r.decided = $4 returning f.id`,
 };
 const FAILED: Statement = {
   name: "refund/failed",
-  text: `update refunds set last_error = $3 where slot = $1 and id = any($2::bigint[]) and state in ('REQUESTED', 'PROCESSING')`,
+  text: `
+    update refunds f set last_error = $3
+      from unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row, state from refunds where slot = $1 and id = k.id for update) r
+     where f.slot = $1 and f.ctid = r.row and r.state in ('REQUESTED', 'PROCESSING')`,
 };
 /** Backs off 2, 4, 8 … 64 seconds, like payments. */
 const CLAIM: Statement = {

@@ -61,10 +61,11 @@ const USE: Statement = {
   text: `
     update refresh_tokens t set state = 'USED'
       from unnest($2::text[]) as k(token_hash)
-     where t.slot = $1 and t.token_hash = decode(k.token_hash, 'hex') and t.state = 'LIVE'
+     cross join lateral (select ctid as row from refresh_tokens where slot = $1 and token_hash = decode(k.token_hash, 'hex') offset 0) r
+     where t.slot = $1 and t.ctid = r.row and t.state = 'LIVE'
     returning t.token_hash`,
 };
-/** Returns how many were LIVE. */
+/** Tokens of locked owners. Returns how many were LIVE. */
 export const useTokens = async (tx: Queryable, shard: Shard, tokenHashes: readonly string[]): Promise<number> =>
   (await tx.query(USE, [shard.slot, tokenHashes])).length;
 

@@ -89,7 +89,8 @@ const EMPLOY: Statement = {
     update users u
        set merchant_id = e.merchant_id, roles = case when 'merchant' = any(u.roles) then u.roles else u.roles || 'merchant'::text end
       from unnest($2::bigint[], $3::bigint[]) as e(id, merchant_id)
-     where u.slot = $1 and u.id = e.id and u.merchant_id is null
+     cross join lateral (select ctid as row from users where slot = $1 and id = e.id offset 0) r
+     where u.slot = $1 and u.ctid = r.row and u.merchant_id is null
     returning u.id`,
 };
 /** Returns how many were employed: all of them, when their rows were locked and free. */

@@ -8,10 +8,21 @@ create table keyspace (
 );
 
 -- Partitions of a table by slot, all sixteen, whichever slots this database serves: a moved slot finds its partition there.
+-- Until its first ANALYZE PostgreSQL takes `slot = $1` for one row in 200 of a partition, although it is all of them, prefers scanning
+-- "those few" to looking keys up, and an update of 250 rows among 5,000 took 7.6 s instead of 4 ms. From 18 on the truth can be told.
 create function partition_by_slot(parent regclass, storage text default '') returns void language plpgsql as $$
+declare
+  part text;
 begin
   for slot in 0..15 loop
-    execute format('create table %I partition of %s for values in (%s) %s', parent::text || '_' || to_char(slot, 'FM00'), parent, slot, storage);
+    part := parent::text || '_' || to_char(slot, 'FM00');
+    execute format('create table %I partition of %s for values in (%s) %s', part, parent, slot, storage);
+    if current_setting('server_version_num')::integer >= 180000 then
+      execute format(
+        'select pg_restore_attribute_stats(''schemaname'', current_schema()::text, ''relname'', %L::text, ''attname'', ''slot''::text, ''inherited'', false,
+                ''null_frac'', 0::real, ''avg_width'', 2, ''n_distinct'', 1::real, ''most_common_vals'', %L::text, ''most_common_freqs'', ''{1}''::real[])',
+        part, format('{%s}', slot));
+    end if;
   end loop;
 end $$;
 
