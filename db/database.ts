@@ -30,6 +30,8 @@ export class DatabaseUnavailable extends Error {
  * than look keys up: 2,300 ms for 256 keys among 20,000 rows. So statements over sets of keys are written as
  *     from unnest($2, …) as k(…) cross join lateral (select … from t where slot = $1 and key = k.key offset 0 | for update) r
  * which can only be a loop of index look-ups, and updates find their rows the same way and meet them by `ctid`.
+ * What else is asked of the rows is asked of `r`, behind its `offset 0` (`for update` alone keeps nothing out): a state asked of the table opens the
+ * way by a partial index on that state, which looked empty in a quiet hour and was read whole for each key in a stampede (40 keys: over 8 s).
  */
 const SESSION =
   `-c plan_cache_mode=force_custom_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off -c enable_memoize=off ` +

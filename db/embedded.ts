@@ -151,7 +151,15 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   }
   const logFile = join(dataDir, "postgres.log");
   if (existsSync(logFile) && statSync(logFile).size > LOG_BYTES_MAX) renameSync(logFile, `${logFile}.1`);
-  const place: Place = { binaries, cluster, logFile, guise, tag, socketDir: await makeSocketDir(cluster, guise), throwaway: options.throwaway === true };
+  const place: Place = {
+    binaries,
+    cluster,
+    logFile,
+    guise,
+    tag,
+    socketDir: await makeSocketDir(cluster, guise),
+    throwaway: options.throwaway === true,
+  };
   if (!existsSync(join(cluster, "PG_VERSION"))) await createCluster(place, log);
   return supervise(place, await launch(place, log), options);
 }

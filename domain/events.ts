@@ -23,14 +23,45 @@ export interface EventData {
   readonly "order.moved": OrderFacts & { readonly from: OrderState; readonly to: OrderState };
   readonly "group.opened": { readonly groupId: GroupId; readonly dealId: DealId; readonly leaderId: UserId; readonly deadline: string };
   readonly "group.closing": { readonly groupId: GroupId; readonly dealId: DealId };
-  readonly "group.formed": { readonly groupId: GroupId; readonly dealId: DealId; readonly members: readonly UserId[]; readonly filled: number };
+  readonly "group.formed": {
+    readonly groupId: GroupId;
+    readonly dealId: DealId;
+    readonly members: readonly UserId[];
+    readonly filled: number;
+  };
   readonly "group.failed": { readonly groupId: GroupId; readonly dealId: DealId; readonly members: readonly UserId[] };
-  readonly "payment.confirmed": { readonly paymentId: PaymentId; readonly orderId: OrderId; readonly consumerId: UserId; readonly amount: number };
-  readonly "payment.cancelled": { readonly paymentId: PaymentId; readonly orderId: OrderId; readonly consumerId: UserId; readonly reason: string };
-  readonly "refund.requested": { readonly refundId: RefundId; readonly orderId: OrderId; readonly consumerId: UserId; readonly amount: number; readonly reason: string };
-  readonly "refund.succeeded": { readonly refundId: RefundId; readonly orderId: OrderId; readonly consumerId: UserId; readonly amount: number };
+  readonly "payment.confirmed": {
+    readonly paymentId: PaymentId;
+    readonly orderId: OrderId;
+    readonly consumerId: UserId;
+    readonly amount: number;
+  };
+  readonly "payment.cancelled": {
+    readonly paymentId: PaymentId;
+    readonly orderId: OrderId;
+    readonly consumerId: UserId;
+    readonly reason: string;
+  };
+  readonly "refund.requested": {
+    readonly refundId: RefundId;
+    readonly orderId: OrderId;
+    readonly consumerId: UserId;
+    readonly amount: number;
+    readonly reason: string;
+  };
+  readonly "refund.succeeded": {
+    readonly refundId: RefundId;
+    readonly orderId: OrderId;
+    readonly consumerId: UserId;
+    readonly amount: number;
+  };
   readonly "voucher.issued": { readonly orderId: OrderId; readonly consumerId: UserId; readonly dealId: DealId; readonly quantity: number };
-  readonly "voucher.redeemed": { readonly orderId: OrderId; readonly consumerId: UserId; readonly dealId: DealId; readonly merchantId: MerchantId };
+  readonly "voucher.redeemed": {
+    readonly orderId: OrderId;
+    readonly consumerId: UserId;
+    readonly dealId: DealId;
+    readonly merchantId: MerchantId;
+  };
   readonly "wallet.toppedUp": { readonly topupId: string; readonly userId: UserId; readonly amount: number };
 }
 export type EventType = keyof EventData;

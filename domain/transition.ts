@@ -13,4 +13,6 @@ export const next = <S extends string, E extends string>(table: Transitions<S, E
 
 /** Every (from, to) pair the table allows: what the history check of `/ops/verify` compares recorded events with. */
 export const arrows = <S extends string, E extends string>(table: Transitions<S, E>): [S, S][] =>
-  (Object.keys(table) as S[]).flatMap((from) => Object.values<S | undefined>(table[from]).flatMap((to): [S, S][] => (to ? [[from, to]] : [])));
+  (Object.keys(table) as S[]).flatMap((from) =>
+    Object.values<S | undefined>(table[from]).flatMap((to): [S, S][] => (to ? [[from, to]] : [])),
+  );

@@ -163,5 +163,8 @@ export const call = <N extends string, P extends Fields, A>(
   const shard = contract.address?.(params);
   const addressed = shard ? { ...options, headers: { ...options.headers, city: shard.city, slot: shard.slot } } : options;
   // Both have the same method under two declarations that TypeScript cannot call as one.
-  return (via as Pick<Context, "call">).call<One<A>, Infer<P>>(contract.name, params, { timeout: contract.timeoutMs, ...addressed } as CallingOptions);
+  return (via as Pick<Context, "call">).call<One<A>, Infer<P>>(contract.name, params, {
+    timeout: contract.timeoutMs,
+    ...addressed,
+  } as CallingOptions);
 };

@@ -86,7 +86,9 @@ async function find(tx: Queryable, slot: number, inputs: readonly Keyed[]): Prom
     keyed.map((input) => input.callerId),
     keyed.map((input) => input.idemKey),
   ]);
-  return new Map(rows.map((row) => [nameOf({ callerId: row.caller, idemKey: row.idem_key }), { bodyHash: row.body_hash, answer: row.answer }]));
+  return new Map(
+    rows.map((row) => [nameOf({ callerId: row.caller, idemKey: row.idem_key }), { bodyHash: row.body_hash, answer: row.answer }]),
+  );
 }
 
 async function store(tx: Queryable, slot: number, outcomes: ReadonlyMap<Keyed, object>): Promise<void> {

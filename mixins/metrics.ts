@@ -26,17 +26,42 @@ export class Metrics {
     buckets: SECONDS,
     registers: [this.registry],
   });
-  readonly drainSeconds = new Histogram({ name: "tuanbar_drain_seconds", help: "Time of one drain, commit included", buckets: SECONDS, registers: [this.registry] });
+  readonly drainSeconds = new Histogram({
+    name: "tuanbar_drain_seconds",
+    help: "Time of one drain, commit included",
+    buckets: SECONDS,
+    registers: [this.registry],
+  });
   readonly mailboxRefusals = new Counter({
     name: "tuanbar_mailbox_refusals_total",
     help: "Commands refused at a mailbox's door",
     labelNames: ["reason"] as const,
     registers: [this.registry],
   });
-  readonly orders = new Counter({ name: "tuanbar_orders_total", help: "Orders by what became of them", labelNames: ["state"] as const, registers: [this.registry] });
-  readonly refusals = new Counter({ name: "tuanbar_refusals_total", help: "Refusals by code", labelNames: ["code"] as const, registers: [this.registry] });
-  readonly payments = new Counter({ name: "tuanbar_payments_total", help: "Payments by outcome", labelNames: ["outcome"] as const, registers: [this.registry] });
-  readonly moneyFen = new Counter({ name: "tuanbar_money_fen_total", help: "Fen moved, by kind of transfer", labelNames: ["code"] as const, registers: [this.registry] });
+  readonly orders = new Counter({
+    name: "tuanbar_orders_total",
+    help: "Orders by what became of them",
+    labelNames: ["state"] as const,
+    registers: [this.registry],
+  });
+  readonly refusals = new Counter({
+    name: "tuanbar_refusals_total",
+    help: "Refusals by code",
+    labelNames: ["code"] as const,
+    registers: [this.registry],
+  });
+  readonly payments = new Counter({
+    name: "tuanbar_payments_total",
+    help: "Payments by outcome",
+    labelNames: ["outcome"] as const,
+    registers: [this.registry],
+  });
+  readonly moneyFen = new Counter({
+    name: "tuanbar_money_fen_total",
+    help: "Fen moved, by kind of transfer",
+    labelNames: ["code"] as const,
+    registers: [this.registry],
+  });
   readonly events = new Counter({
     name: "tuanbar_events_total",
     help: "Events by event consumer and what became of them: handled or parked",
@@ -45,7 +70,12 @@ export class Metrics {
   });
 
   /** Figures that are read when asked for, not counted along the way. */
-  gauge(name: string, help: string, read: (set: (value: number, labels?: Record<string, string>) => void) => void, labelNames: readonly string[] = []): void {
+  gauge(
+    name: string,
+    help: string,
+    read: (set: (value: number, labels?: Record<string, string>) => void) => void,
+    labelNames: readonly string[] = [],
+  ): void {
     new Gauge({
       name,
       help,

@@ -18,7 +18,8 @@ export const encodeCursor = (keys: readonly (string | number)[]): string => Buff
 export function decodeCursor(cursor: string, count: number): (string | number)[] {
   try {
     const keys: unknown = JSON.parse(Buffer.from(cursor, "base64url").toString("utf8"));
-    if (Array.isArray(keys) && keys.length === count && keys.every((key) => typeof key === "string" || typeof key === "number")) return keys;
+    if (Array.isArray(keys) && keys.length === count && keys.every((key) => typeof key === "string" || typeof key === "number"))
+      return keys;
   } catch {
     // Not ours: told below.
   }
@@ -34,7 +35,12 @@ export function cursorId(cursor: string | undefined): string {
 }
 
 /** Cuts `rows` (one more than `limit` was asked for) into a page. */
-export function page<R, T>(rows: readonly R[], limit: number, show: (row: R) => T, keys: (row: R) => readonly (string | number)[]): { items: T[]; nextCursor?: string } {
+export function page<R, T>(
+  rows: readonly R[],
+  limit: number,
+  show: (row: R) => T,
+  keys: (row: R) => readonly (string | number)[],
+): { items: T[]; nextCursor?: string } {
   const last = rows.length > limit ? rows[limit - 1] : undefined;
   return { items: rows.slice(0, limit).map(show), ...(last === undefined ? {} : { nextCursor: encodeCursor(keys(last)) }) };
 }

@@ -51,12 +51,15 @@ export class Platform {
   offer<I, O>(kind: string, drain: DrainFunction<I, O>): void {
     invariant(!this.#kinds.has(kind), `${kind} is drained by one function`);
     invariant(this.#drainers.size === 0, `${kind} is offered before the first command`);
-    this.#kinds.set(kind, drain as DrainFunction<never, unknown>);
+    this.#kinds.set(kind, drain);
   }
 
   /** Puts a command into its shard's mailbox and waits for its answer. */
   post<I, O>(shard: Shard, kind: string, input: I, options: { merchantId?: string | undefined; timeoutMs?: number } = {}): Promise<O> {
-    return this.#mailbox(shard).post<I, O>(kind, input, { merchantId: options.merchantId, timeoutMs: options.timeoutMs ?? LIMITS.requestMs });
+    return this.#mailbox(shard).post<I, O>(kind, input, {
+      merchantId: options.merchantId,
+      timeoutMs: options.timeoutMs ?? LIMITS.requestMs,
+    });
   }
 
   /** The database of a shard; a shard nobody serves is a CITY_NOT_FOUND of the caller's (an id made up, or of a city long gone). */
@@ -95,7 +98,9 @@ export class Platform {
     const made = this.#drainers.get(database);
     if (made) return made;
     const inLockOrder = new Map([...this.#kinds].sort(([a], [b]) => (a < b ? -1 : 1))) as Map<string, DrainFunction<unknown, unknown>>;
-    const drainer = new Drainer(database, inLockOrder, (error, kind) => this.#logger.error({ err: error }, `a ${kind} command failed its batch`));
+    const drainer = new Drainer(database, inLockOrder, (error, kind) =>
+      this.#logger.error({ err: error }, `a ${kind} command failed its batch`),
+    );
     this.#drainers.set(database, drainer);
     return drainer;
   }

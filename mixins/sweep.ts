@@ -43,7 +43,9 @@ export function sweep(
       full ||= rows.length === ROWS_MAX;
       const bySlot = Map.groupBy(rows, (row) => row.slot);
       await Promise.all(
-        [...bySlot].map(([slot, some]) => call(service.broker, due.act, { city: database.city, slot, ids: some.map((row) => row.id as Id) })),
+        [...bySlot].map(([slot, some]) =>
+          call(service.broker, due.act, { city: database.city, slot, ids: some.map((row) => row.id as Id) }),
+        ),
       );
     }
     return full;

@@ -28,15 +28,13 @@ describe("ordering", () => {
   };
   const stockOf = async (deal: Id) => {
     const shard = shardOf(deal);
-    const [row] = await test.node.platform
-      .databaseOf(shard)
-      .query<{ total: number; held: number; sold: number }>(
-        {
-          name: "test/stock",
-          text: "select sum(total)::integer as total, sum(held)::integer as held, sum(sold)::integer as sold from stock where slot = $1 and deal_id = $2",
-        },
-        [shard.slot, deal],
-      );
+    const [row] = await test.node.platform.databaseOf(shard).query<{ total: number; held: number; sold: number }>(
+      {
+        name: "test/stock",
+        text: "select sum(total)::integer as total, sum(held)::integer as held, sum(sold)::integer as sold from stock where slot = $1 and deal_id = $2",
+      },
+      [shard.slot, deal],
+    );
     return row;
   };
 
@@ -136,13 +134,11 @@ describe("ordering", () => {
 
 async function openGroup(test: TestNode, groupId: Id): Promise<void> {
   const shard = shardOf(groupId);
-  await test.node.platform
-    .databaseOf(shard)
-    .query(
-      {
-        name: "test/open",
-        text: "update groups set state = 'OPEN', held = held - 1, taken = taken + 1, deadline = now() + interval '1 hour' where slot = $1 and id = $2",
-      },
-      [shard.slot, groupId],
-    );
+  await test.node.platform.databaseOf(shard).query(
+    {
+      name: "test/open",
+      text: "update groups set state = 'OPEN', held = held - 1, taken = taken + 1, deadline = now() + interval '1 hour' where slot = $1 and id = $2",
+    },
+    [shard.slot, groupId],
+  );
 }

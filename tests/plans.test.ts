@@ -81,8 +81,8 @@ const COLUMNS: Readonly<Record<string, string>> = {
   "deals.sale_ends_at": "null",
   "deals.words": "''::tsvector",
   "groups.size": "3",
-  // One in a hundred is under way.
-  "merchants.state": "case when i % 100 = 0 then 'OPENING' else 'OPEN' end",
+  // One payment in a hundred is under way, and none of the first ten; a merchant is OPENING for one request.
+  "merchants.state": "case when i % 100000 = 0 then 'OPENING' else 'OPEN' end",
   "payments.state": "case when i % 100 = 0 then 'TRYING' when i % 100 = 1 then 'CANCELLED' else 'CONFIRMED' end",
   "refunds.state": "case when i % 100 = 0 then 'PROCESSING' else 'SUCCEEDED' end",
   "orders.discount": "0",

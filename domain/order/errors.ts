@@ -9,6 +9,10 @@ export const ORDER_ERRORS = {
     "never",
     (d) => `deal ${d.dealId} allows ${d.limit} units a person; ${d.used} are yours already`,
   ),
-  TOO_MANY_UNPAID: define<{ merchantId: string; limit: number }>(409, "never", (d) => `at most ${d.limit} unpaid orders with one merchant; pay or cancel one`),
+  TOO_MANY_UNPAID: define<{ merchantId: string; limit: number }>(
+    409,
+    "never",
+    (d) => `at most ${d.limit} unpaid orders with one merchant; pay or cancel one`,
+  ),
   NO_SUCH_TIER: define<{ dealId: string; size: number }>(422, "never", (d) => `deal ${d.dealId} has no price for a group of ${d.size}`),
 } as const;

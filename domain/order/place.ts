@@ -157,7 +157,11 @@ export interface PlaceContext {
   readonly nextId: () => string;
 }
 
-export function decidePlace(state: PlaceState, commands: readonly PlaceCommand[], context: PlaceContext): { outcomes: (Placed | DomainError)[]; writes: PlaceWrites } {
+export function decidePlace(
+  state: PlaceState,
+  commands: readonly PlaceCommand[],
+  context: PlaceContext,
+): { outcomes: (Placed | DomainError)[]; writes: PlaceWrites } {
   const placing = new Placing(state, context);
   return { outcomes: commands.map((command) => placing.place(command)), writes: placing.writes };
 }
@@ -185,7 +189,10 @@ class Placing {
   place(command: PlaceCommand): Placed | DomainError {
     const key = orderKey(command.consumerId, command.idemKey);
     const seen = this.#made.get(key) ?? this.#state.orders.get(key);
-    if (seen) return seen.bodyHash === command.bodyHash ? { order: seen, replayed: true } : refusal(COMMON_ERRORS, "IDEMPOTENCY_KEY_REUSED", { key: command.idemKey });
+    if (seen)
+      return seen.bodyHash === command.bodyHash
+        ? { order: seen, replayed: true }
+        : refusal(COMMON_ERRORS, "IDEMPOTENCY_KEY_REUSED", { key: command.idemKey });
 
     const { dealId, quantity } = command;
     const deal = this.#state.deals.get(dealId);
@@ -209,9 +216,19 @@ class Placing {
     const groupId = group?.id ?? (tier ? this.#openGroup(deal, tier.size, unitPrice, command) : undefined);
     const order = this.#makeOrder(command, deal, { unitPrice, groupId, bucket: bucket.bucket, deadlineMs: group?.deadlineMs });
     this.#made.set(key, order);
-    this.#count(quotaKey(deal.merchantId, command.consumerId), { scope: deal.merchantId, userId: command.consumerId, delta: 1, cap: LIMITS.unpaidOrdersMax });
+    this.#count(quotaKey(deal.merchantId, command.consumerId), {
+      scope: deal.merchantId,
+      userId: command.consumerId,
+      delta: 1,
+      cap: LIMITS.unpaidOrdersMax,
+    });
     if (deal.perUserLimit !== undefined) {
-      this.#count(quotaKey(dealId, command.consumerId), { scope: dealId, userId: command.consumerId, delta: quantity, cap: deal.perUserLimit });
+      this.#count(quotaKey(dealId, command.consumerId), {
+        scope: dealId,
+        userId: command.consumerId,
+        delta: quantity,
+        cap: deal.perUserLimit,
+      });
     }
     if (groupId !== undefined) this.#holdSeat(groupId, group, order.id, command);
     return { order, replayed: false };
@@ -225,7 +242,9 @@ class Placing {
   #seatRefusal(group: GroupFacts, userId: UserId): DomainError | undefined {
     const { id: groupId, size, state } = group;
     if (state !== "OPEN" || this.#context.now.getTime() >= (group.deadlineMs ?? 0)) {
-      return state === "FORMED" ? refusal(GROUP_ERRORS, "GROUP_FULL", { groupId, size }) : refusal(GROUP_ERRORS, "GROUP_CLOSED", { groupId, state });
+      return state === "FORMED"
+        ? refusal(GROUP_ERRORS, "GROUP_FULL", { groupId, size })
+        : refusal(GROUP_ERRORS, "GROUP_CLOSED", { groupId, state });
     }
     const key = seatKey(groupId, userId);
     if (this.#state.seats.has(key) || this.#seats.has(key)) return refusal(GROUP_ERRORS, "ALREADY_IN_GROUP", { groupId });
@@ -320,7 +339,11 @@ class Placing {
   ): OrderRow {
     const { now, orderTtlMs } = this.#context;
     // An unpaid order never outlives its group's deadline, nor its deal's sale: the money could no longer be of use.
-    const expiresMs = Math.min(now.getTime() + orderTtlMs, of.deadlineMs ?? Infinity, of.groupId === undefined ? Infinity : (deal.saleEndsAtMs ?? Infinity));
+    const expiresMs = Math.min(
+      now.getTime() + orderTtlMs,
+      of.deadlineMs ?? Infinity,
+      of.groupId === undefined ? Infinity : (deal.saleEndsAtMs ?? Infinity),
+    );
     const amount = fen(of.unitPrice * BigInt(command.quantity));
     invariant(amount > 0n, "an order costs something");
     const order: OrderRow = {

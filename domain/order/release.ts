@@ -51,7 +51,8 @@ export function decideRelease(
   const outcomes = commands.map((command): OrderRow | DomainError => {
     const { orderId } = command;
     const order = released.get(orderId) ?? state.orders.get(orderId);
-    if (!order || (command.callerId !== undefined && order.consumerId !== command.callerId)) return refusal(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId });
+    if (!order || (command.callerId !== undefined && order.consumerId !== command.callerId))
+      return refusal(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId });
     if (command.cause === "expire") {
       const due = order.state === "PENDING_PAYMENT" && order.expiresAt <= now && !state.paying.has(orderId);
       if (!due) return order;

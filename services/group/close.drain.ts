@@ -22,8 +22,16 @@ export const makeCloseDrain =
     // Orders are locked before groups, as everywhere. A CLOSING group gets no new seats, so the seats read first are the ones there are;
     // an OPEN one only changes its state here.
     const seats = await seatsOf(work, shard, ids);
-    const orders = await lockOrders(work, shard, seats.filter((seat) => seat.state === "TAKEN").map((seat) => seat.orderId).toSorted());
-    const membersOf = (group: GroupRow): OrderRow[] => [...orders.values()].filter((order) => order.groupId === group.id && order.state === "PAID");
+    const orders = await lockOrders(
+      work,
+      shard,
+      seats
+        .filter((seat) => seat.state === "TAKEN")
+        .map((seat) => seat.orderId)
+        .toSorted(),
+    );
+    const membersOf = (group: GroupRow): OrderRow[] =>
+      [...orders.values()].filter((order) => order.groupId === group.id && order.state === "PAID");
     await lockBuckets(work, shard, [...new Set([...orders.values()].map((order) => order.dealId))].toSorted());
     const groups = [...(await lockGroups(work, shard, [...ids].toSorted())).values()];
 
@@ -34,7 +42,8 @@ export const makeCloseDrain =
     for (const group of groups) {
       const { id, dealId } = group;
       // A seat taken on another node since the seats were read: the next sweep sees it.
-      const closing = group.state === "CLOSING" && membersOf(group).length !== group.taken ? { step: "wait" as const } : decideClosing(group, now);
+      const closing =
+        group.state === "CLOSING" && membersOf(group).length !== group.taken ? { step: "wait" as const } : decideClosing(group, now);
       const change = { id, held: 0, taken: 0, filled: 0, was: group.state, deadline: undefined };
       const members = membersOf(group).map((order): UserId => order.consumerId);
       if (closing.step === "close") {
@@ -50,7 +59,12 @@ export const makeCloseDrain =
         failed.push(...membersOf(group));
       }
     }
-    await Promise.all([changeGroups(work, shard, changes, now), confirmOrders(work, formed), giveBack(work, failed), appendEvents(work, shard, events)]);
+    await Promise.all([
+      changeGroups(work, shard, changes, now),
+      confirmOrders(work, formed),
+      giveBack(work, failed),
+      appendEvents(work, shard, events),
+    ]);
     work.afterCommit(() => {
       for (const { dealId } of failed) platform.stockGate.open(dealId);
       if (failed.length > 0) refundsRequested(broker, shard);
@@ -62,7 +76,14 @@ export const makeCloseDrain =
 async function giveBack(work: Work, orders: readonly OrderRow[]): Promise<void> {
   if (orders.length === 0) return;
   const { shard, now } = work;
-  const [captures, ids] = await Promise.all([findCaptures(work, shard, orders.map((order) => order.id)), work.mint(orders.length)]);
+  const [captures, ids] = await Promise.all([
+    findCaptures(
+      work,
+      shard,
+      orders.map((order) => order.id),
+    ),
+    work.mint(orders.length),
+  ]);
   const refunds = orders.map((order, index) => {
     const capture = captures.get(order.id);
     const id = ids[index] as RefundId | undefined;
@@ -72,7 +93,11 @@ async function giveBack(work: Work, orders: readonly OrderRow[]): Promise<void> 
   const units = orders.map((order) => ({ dealId: order.dealId, bucket: order.bucket, total: 0, held: 0, sold: -order.quantity }));
   await Promise.all([
     changeBuckets(work, shard, mergeBucketChanges(units), "group failed"),
-    giveBackQuotas(work, shard, orders.map((order) => ({ scope: order.dealId, userId: order.consumerId, units: order.quantity }))),
+    giveBackQuotas(
+      work,
+      shard,
+      orders.map((order) => ({ scope: order.dealId, userId: order.consumerId, units: order.quantity })),
+    ),
     requestRefunds(work, shard, refunds, now),
   ]);
 }

@@ -66,7 +66,10 @@ const toGroup = (row: GroupRecord): GroupRow => ({
 });
 
 const BY_ID: Statement = { name: "group/by-id", text: `select ${COLUMNS} from groups where slot = $1 and id = $2` };
-const LOCK: Statement = { name: "group/lock", text: `select ${COLUMNS} from groups where slot = $1 and id = any($2) order by id for update` };
+const LOCK: Statement = {
+  name: "group/lock",
+  text: `select ${COLUMNS} from groups where slot = $1 and id = any($2) order by id for update`,
+};
 /**
  * First the deal's open groups by id, then the few of them whose deadline has just passed and which no sweep has closed yet are left out. In one
  * step PostgreSQL, whose statistics of deadlines are always of yesterday, expected nothing and read and sorted every open group of the deal.
@@ -198,17 +201,34 @@ export async function insertSeats(tx: Queryable, shard: Shard, seats: readonly N
 }
 
 /** Which of these (group, user) pairs have a live seat, keyed by `seatKey`. The group's lock protects them. */
-export async function findLiveSeats(tx: Queryable, shard: Shard, keys: readonly { groupId: string; userId: string }[]): Promise<Set<string>> {
+export async function findLiveSeats(
+  tx: Queryable,
+  shard: Shard,
+  keys: readonly { groupId: string; userId: string }[],
+): Promise<Set<string>> {
   if (keys.length === 0) return new Set();
-  const rows = await tx.query<{ group_id: string; user_id: string }>(LIVE_SEATS, [shard.slot, keys.map((key) => key.groupId), keys.map((key) => key.userId)]);
+  const rows = await tx.query<{ group_id: string; user_id: string }>(LIVE_SEATS, [
+    shard.slot,
+    keys.map((key) => key.groupId),
+    keys.map((key) => key.userId),
+  ]);
   return new Set(rows.map((row) => seatKey(row.group_id, row.user_id)));
 }
 
 /** All seats of groups. */
 export const seatsOf = async (tx: Queryable, shard: Shard, groups: readonly string[]): Promise<SeatRow[]> => {
   if (groups.length === 0) return [];
-  const rows = await tx.query<{ group_id: GroupId; order_id: OrderId; user_id: UserId; username: string; state: SeatState }>(SEATS_OF, [shard.slot, groups]);
-  return rows.map((row) => ({ groupId: row.group_id, orderId: row.order_id, userId: row.user_id, username: row.username, state: row.state }));
+  const rows = await tx.query<{ group_id: GroupId; order_id: OrderId; user_id: UserId; username: string; state: SeatState }>(SEATS_OF, [
+    shard.slot,
+    groups,
+  ]);
+  return rows.map((row) => ({
+    groupId: row.group_id,
+    orderId: row.order_id,
+    userId: row.user_id,
+    username: row.username,
+    state: row.state,
+  }));
 };
 
 /** Moves seats of locked groups along one arrow. */
@@ -219,7 +239,13 @@ export async function moveSeats(
   arrow: { from: SeatState; to: SeatState },
 ): Promise<void> {
   if (seats.length === 0) return;
-  const moved = await tx.query(MOVE_SEATS, [shard.slot, seats.map((seat) => seat.groupId), seats.map((seat) => seat.orderId), arrow.from, arrow.to]);
+  const moved = await tx.query(MOVE_SEATS, [
+    shard.slot,
+    seats.map((seat) => seat.groupId),
+    seats.map((seat) => seat.orderId),
+    arrow.from,
+    arrow.to,
+  ]);
   invariant(moved.length === seats.length, `every seat that becomes ${arrow.to} was ${arrow.from}`);
 }
 

@@ -42,7 +42,15 @@ export const placeOrder = action("order.place", {
     "TOO_MANY_UNPAID",
     "SOLD_OUT",
   ],
-  rest: { method: "POST", path: "/orders", who: "consumer", status: 201, key: "required", tag: "Buying", example: { dealId: "{dealId}", quantity: 1, groupSize: 3 } },
+  rest: {
+    method: "POST",
+    path: "/orders",
+    who: "consumer",
+    status: 201,
+    key: "required",
+    tag: "Buying",
+    example: { dealId: "{dealId}", quantity: 1, groupSize: 3 },
+  },
   address: (params) => shardOf(params.dealId),
 });
 export const getOrder = action("order.get", {

@@ -12,7 +12,7 @@ import { handle, type Answer, type CallMeta, type Caller, type Ctx } from "../..
 import { Gather } from "../../mixins/gather.ts";
 import { keyOf, storedAnswers, type Keyed, type Replayable } from "../../mixins/idempotency.ts";
 import { isRefusal } from "../../mixins/mailbox.ts";
-import { decodeCursor, page } from "../../mixins/page.ts";
+import { cursorId, page } from "../../mixins/page.ts";
 import { platformOf, type Platform } from "../../mixins/platform.ts";
 import { followOrders } from "./order-index.ts";
 import { findIndexedOrders } from "./order-index.store.ts";
@@ -43,10 +43,13 @@ const order: ServiceSchema<{}, {}, Vars> = {
   created() {
     this.platform = platformOf(this.broker);
     this.platform.offer("order.place", makePlaceDrain(this.platform));
-    this.platform.offer<Keyed & ReleaseCommand, Answer<typeof cancelOrder>>("order.cancel", storedAnswers(async (work, commands) => {
-      const outcomes = await release(work, this.platform, commands);
-      return outcomes.map((outcome) => (isRefusal(outcome) ? outcome : viewOrder(outcome, cityCode(this.platform, outcome.id))));
-    }));
+    this.platform.offer<Keyed & ReleaseCommand, Answer<typeof cancelOrder>>(
+      "order.cancel",
+      storedAnswers(async (work, commands) => {
+        const outcomes = await release(work, this.platform, commands);
+        return outcomes.map((outcome) => (isRefusal(outcome) ? outcome : viewOrder(outcome, cityCode(this.platform, outcome.id))));
+      }),
+    );
     this.platform.offer<ReleaseCommand, OrderRow>("order.expire", (work, commands) => release(work, this.platform, commands));
     followOrders(this.broker);
     this.earlier = new Gather(earlierName, (commands) => findEarlier(this.platform, commands));
@@ -95,9 +98,12 @@ async function place(this: This, ctx: Ctx<typeof placeOrder>): Promise<Replayabl
 async function get(this: This, ctx: Ctx<typeof getOrder>): Promise<Answer<typeof getOrder>> {
   const { id } = ctx.params;
   const { userId, merchantId } = callerOf(ctx);
-  const found = this.platform.servesCity(cityOf(id)) ? await findOrders(this.platform.databaseOf(shardOf(id)), shardOf(id), [id]) : undefined;
+  const found = this.platform.servesCity(cityOf(id))
+    ? await findOrders(this.platform.databaseOf(shardOf(id)), shardOf(id), [id])
+    : undefined;
   const order = found?.get(id);
-  if (!order || (order.consumerId !== userId && order.merchantId !== merchantId)) return raise(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId: id });
+  if (!order || (order.consumerId !== userId && order.merchantId !== merchantId))
+    return raise(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId: id });
   return viewOrder(order, cityCode(this.platform, id));
 }
 
@@ -105,9 +111,17 @@ async function list(this: This, ctx: Ctx<typeof listOrders>): Promise<Answer<typ
   const { cursor } = ctx.params;
   const limit = ctx.params.limit ?? 20;
   const caller = callerOf(ctx);
-  const before = cursor === undefined ? "9223372036854775807" : String(decodeCursor(cursor, 1)[0]);
-  const rows = caller.merchantId === undefined ? await ordersOf(this.platform, caller.userId, before, limit + 1) : await soldBy(this.platform, caller.merchantId, before, limit + 1);
-  return page(rows, limit, (row) => viewOrder(row, cityCode(this.platform, row.id)), (row) => [row.id]);
+  const before = cursorId(cursor);
+  const rows =
+    caller.merchantId === undefined
+      ? await ordersOf(this.platform, caller.userId, before, limit + 1)
+      : await soldBy(this.platform, caller.merchantId, before, limit + 1);
+  return page(
+    rows,
+    limit,
+    (row) => viewOrder(row, cityCode(this.platform, row.id)),
+    (row) => [row.id],
+  );
 }
 
 async function cancel(this: This, ctx: Ctx<typeof cancelOrder>): Promise<Replayable<Answer<typeof cancelOrder>>> {
@@ -120,7 +134,9 @@ async function cancel(this: This, ctx: Ctx<typeof cancelOrder>): Promise<Replaya
 async function expire(this: This, ctx: Ctx<typeof expireOrders>): Promise<undefined> {
   const { city, slot, ids } = ctx.params;
   await Promise.all(
-    ids.map((orderId) => this.platform.post<ReleaseCommand, OrderRow>({ city, slot }, "order.expire", { orderId, cause: "expire", callerId: undefined })),
+    ids.map((orderId) =>
+      this.platform.post<ReleaseCommand, OrderRow>({ city, slot }, "order.expire", { orderId, cause: "expire", callerId: undefined }),
+    ),
   );
 }
 
@@ -129,7 +145,9 @@ const earlierName = ({ consumerId, idemKey }: PlaceCommand): string => orderKey(
 async function findEarlier(platform: Platform, commands: readonly PlaceCommand[]): Promise<Map<string, OrderRow>> {
   const byShard = Map.groupBy(commands, ({ dealId }) => JSON.stringify(shardOf(dealId)));
   const found = await Promise.all(
-    [...byShard].map(([shard, some]) => findOrdersByKeys(platform.databaseOf(JSON.parse(shard) as Shard), JSON.parse(shard) as Shard, some)),
+    [...byShard].map(([shard, some]) =>
+      findOrdersByKeys(platform.databaseOf(JSON.parse(shard) as Shard), JSON.parse(shard) as Shard, some),
+    ),
   );
   return new Map(found.flatMap((orders) => [...orders]));
 }
@@ -139,7 +157,9 @@ async function ordersOf(platform: Platform, userId: Id, before: string, limit: n
   const shard = shardOf(userId);
   const ids = await findIndexedOrders(platform.databaseOf(shard), shard, userId, before, limit);
   const byShard = Map.groupBy(ids, (id) => JSON.stringify(shardOf(id)));
-  const found = await Promise.all([...byShard].map(([key, some]) => findOrders(platform.databaseOf(JSON.parse(key) as Shard), JSON.parse(key) as Shard, some)));
+  const found = await Promise.all(
+    [...byShard].map(([key, some]) => findOrders(platform.databaseOf(JSON.parse(key) as Shard), JSON.parse(key) as Shard, some)),
+  );
   const byId = new Map(found.flatMap((orders) => [...orders]));
   return ids.flatMap((id) => byId.get(id) ?? []);
 }

@@ -136,12 +136,16 @@ const DUE: Statement = {
   text: `
     select o.slot, o.id from orders o
      where o.slot = any($1) and o.state = 'PENDING_PAYMENT' and o.expires_at <= now()
-       and not exists (select 1 from payments p where p.slot = o.slot and p.order_id = o.id and p.state = 'TRYING')
+       and not exists (select 1 from payments p where p.slot = o.slot and p.order_id = o.id and p.state <> 'CANCELLED' and p.state <> 'CANCELLING')
      order by o.expires_at limit $2`,
 };
 
 /** Orders by (consumer, key), keyed by `orderKey`. */
-export async function findOrdersByKeys(tx: Queryable, shard: Shard, keys: readonly { consumerId: string; idemKey: string }[]): Promise<Map<string, OrderRow>> {
+export async function findOrdersByKeys(
+  tx: Queryable,
+  shard: Shard,
+  keys: readonly { consumerId: string; idemKey: string }[],
+): Promise<Map<string, OrderRow>> {
   const rows = await tx.query<OrderRecord>(BY_KEYS, [shard.slot, keys.map((key) => key.consumerId), keys.map((key) => key.idemKey)]);
   return new Map(rows.map((row) => [orderKey(row.consumer_id, row.idem_key), toOrder(row)]));
 }
@@ -154,8 +158,13 @@ export const lockOrders = async (tx: Queryable, shard: Shard, ids: readonly stri
   new Map((await tx.query<OrderRecord>(LOCK, [shard.slot, ids])).map((row) => [row.id, toOrder(row)]));
 
 /** A merchant's orders before an id, newest first. */
-export const ordersOfMerchant = async (tx: Queryable, shard: Shard, merchantId: string, before: string, limit: number): Promise<OrderRow[]> =>
-  (await tx.query<OrderRecord>(OF_MERCHANT, [shard.slot, merchantId, before, limit])).map(toOrder);
+export const ordersOfMerchant = async (
+  tx: Queryable,
+  shard: Shard,
+  merchantId: string,
+  before: string,
+  limit: number,
+): Promise<OrderRow[]> => (await tx.query<OrderRecord>(OF_MERCHANT, [shard.slot, merchantId, before, limit])).map(toOrder);
 
 export async function insertOrders(tx: Queryable, shard: Shard, orders: readonly OrderRow[], now: Date): Promise<void> {
   if (orders.length === 0) return;
@@ -209,7 +218,11 @@ interface DealRecord {
 }
 
 /** What ordering needs to know of deals, and how many buckets of stock each has. */
-export async function findDealFacts(tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Map<DealId, DealFacts & { readonly bucketCount: number }>> {
+export async function findDealFacts(
+  tx: Queryable,
+  shard: Shard,
+  ids: readonly string[],
+): Promise<Map<DealId, DealFacts & { readonly bucketCount: number }>> {
   const rows = await tx.query<DealRecord>(DEALS, [shard.slot, ids]);
   return new Map(
     rows.map((row) => [
@@ -238,7 +251,11 @@ const byQuota = (a: { scope: string; userId: string }, b: { scope: string; userI
   quotaKey(a.scope, a.userId) < quotaKey(b.scope, b.userId) ? -1 : 1;
 
 /** Counters of (scope, user), locked, keyed by `quotaKey`; those never used are missing. */
-export async function lockQuotas(tx: Queryable, shard: Shard, keys: readonly { scope: string; userId: string }[]): Promise<Map<string, number>> {
+export async function lockQuotas(
+  tx: Queryable,
+  shard: Shard,
+  keys: readonly { scope: string; userId: string }[],
+): Promise<Map<string, number>> {
   const sorted = keys.toSorted(byQuota);
   const values = [shard.slot, sorted.map((key) => key.scope), sorted.map((key) => key.userId)];
   const rows = await tx.query<{ scope: string; user_id: string; used: number }>(QUOTAS, values);
@@ -259,7 +276,11 @@ export async function countQuotas(tx: Queryable, shard: Shard, changes: readonly
 }
 
 /** Gives units back to counters. Deals without a limit have none, so a scope may be missing. Each (scope, user) once. */
-export async function giveBackQuotas(tx: Queryable, shard: Shard, back: readonly { scope: string; userId: string; units: number }[]): Promise<void> {
+export async function giveBackQuotas(
+  tx: Queryable,
+  shard: Shard,
+  back: readonly { scope: string; userId: string; units: number }[],
+): Promise<void> {
   if (back.length === 0) return;
   const merged = new Map<string, { scope: string; userId: string; units: number }>();
   for (const change of back) {

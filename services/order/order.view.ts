@@ -21,4 +21,5 @@ export const viewOrder = (order: OrderRow, city: string): Of<typeof Order> => ({
 });
 
 /** The answer its POST gave: an order as it was when it was made, whatever has become of it. All of it is fixed on the row. */
-export const viewNewOrder = (order: OrderRow, city: string): Of<typeof Order> => viewOrder({ ...order, state: "PENDING_PAYMENT", paidAt: undefined }, city);
+export const viewNewOrder = (order: OrderRow, city: string): Of<typeof Order> =>
+  viewOrder({ ...order, state: "PENDING_PAYMENT", paidAt: undefined }, city);

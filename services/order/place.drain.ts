@@ -1,5 +1,12 @@
 /** The order drain: lock what a batch of orders needs, decide them all, write them all. The rules are in `domain/order/place.ts`. */
-import { decidePlace, type DealFacts, type PlaceCommand, type Placed, type PlaceState, type PlaceWrites } from "../../domain/order/place.ts";
+import {
+  decidePlace,
+  type DealFacts,
+  type PlaceCommand,
+  type Placed,
+  type PlaceState,
+  type PlaceWrites,
+} from "../../domain/order/place.ts";
 import type { DomainError } from "../../domain/error.ts";
 import type { DealId } from "../../domain/ids.ts";
 import { toJson } from "../../domain/money.ts";
@@ -26,7 +33,10 @@ export const makePlaceDrain =
     });
     await write(work, writes);
     work.afterCommit(() => {
-      for (const [dealId, buckets] of state.buckets) platform.stockGate.note(dealId, available(buckets));
+      // Only where every bucket was seen: those another node holds may have units.
+      for (const [dealId, buckets] of state.buckets) {
+        if (buckets.length === state.deals.get(dealId)?.bucketCount) platform.stockGate.note(dealId, available(buckets));
+      }
       if (writes.orders.length > 0) platform.metrics.orders.inc({ state: "PENDING_PAYMENT" }, writes.orders.length);
       for (const outcome of outcomes) if (isRefusal(outcome)) platform.metrics.refusals.inc({ code: outcome.type });
     });
@@ -35,7 +45,9 @@ export const makePlaceDrain =
 
 const available = (buckets: readonly Bucket[]): number => buckets.reduce((units, { total, held, sold }) => units + total - held - sold, 0);
 
-async function lock(work: Work, commands: readonly PlaceCommand[]): Promise<PlaceState> {
+type Locked = Omit<PlaceState, "deals"> & { readonly deals: ReadonlyMap<DealId, DealFacts & { readonly bucketCount: number }> };
+
+async function lock(work: Work, commands: readonly PlaceCommand[]): Promise<Locked> {
   const { shard } = work;
   const dealIds = distinct(commands.map((command) => command.dealId));
   const groupIds = distinct(commands.flatMap(({ groupId }) => (groupId === undefined ? [] : [groupId])));
@@ -83,7 +95,15 @@ async function quotas(work: Work, commands: readonly PlaceCommand[], deals: Read
 async function write(work: Work, writes: PlaceWrites): Promise<void> {
   const { shard, now } = work;
   if (writes.orders.length === 0) return;
-  const held = [...writes.held].map(([id, seats]) => ({ id, held: seats, taken: 0, filled: 0, was: "OPEN" as const, state: "OPEN" as const, deadline: undefined }));
+  const held = [...writes.held].map(([id, seats]) => ({
+    id,
+    held: seats,
+    taken: 0,
+    filled: 0,
+    was: "OPEN" as const,
+    state: "OPEN" as const,
+    deadline: undefined,
+  }));
   await Promise.all([
     changeBuckets(work, shard, [...writes.buckets.values()], "held"),
     insertOrders(work, shard, writes.orders, now),
@@ -91,7 +111,11 @@ async function write(work: Work, writes: PlaceWrites): Promise<void> {
     insertSeats(work, shard, writes.seats),
     changeGroups(work, shard, held, now),
     countQuotas(work, shard, [...writes.quotas.values()]),
-    appendEvents(work, shard, writes.orders.map((order) => created(order, writes.requestIds.get(order.id)))),
+    appendEvents(
+      work,
+      shard,
+      writes.orders.map((order) => created(order, writes.requestIds.get(order.id))),
+    ),
   ]);
 }
 

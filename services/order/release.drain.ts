@@ -34,8 +34,18 @@ async function write(work: Work, writes: ReleaseWrites): Promise<void> {
   const dealOf = new Map([...writes.cancelled, ...writes.expired].map((order) => [order.groupId, order]));
   await Promise.all([
     changeBuckets(work, shard, mergeBucketChanges(writes.buckets), "released"),
-    moveOrders(work, shard, writes.cancelled.map((order) => order.id), { from: "PENDING_PAYMENT", to: "CANCELLED", endedAt: now }),
-    moveOrders(work, shard, writes.expired.map((order) => order.id), { from: "PENDING_PAYMENT", to: "EXPIRED", endedAt: now }),
+    moveOrders(
+      work,
+      shard,
+      writes.cancelled.map((order) => order.id),
+      { from: "PENDING_PAYMENT", to: "CANCELLED", endedAt: now },
+    ),
+    moveOrders(
+      work,
+      shard,
+      writes.expired.map((order) => order.id),
+      { from: "PENDING_PAYMENT", to: "EXPIRED", endedAt: now },
+    ),
     changeGroups(work, shard, groups, now),
     moveSeats(work, shard, writes.seats, { from: "HELD", to: "RELEASED" }),
     giveBackQuotas(work, shard, writes.quotas),

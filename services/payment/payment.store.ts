@@ -69,7 +69,8 @@ const FINISH: Statement = {
   name: "payment/finish",
   text: `
     update payments p set state = case p.state when 'CONFIRMING' then 'CONFIRMED' else 'CANCELLED' end, ended_at = $3
-      from unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row, state from payments where slot = $1 and id = k.id for update) r
+      from (select id from unnest($2::bigint[]) as k(id) order by id) k
+     cross join lateral (select ctid as row, state from payments where slot = $1 and id = k.id offset 0 for update) r
      where p.slot = $1 and p.ctid = r.row and r.state in ('CONFIRMING', 'CANCELLING')`,
 };
 /** Backs off 2, 4, 8 … 64 seconds. `skip locked`: what a drain, or another node's claim, holds is in good hands. */

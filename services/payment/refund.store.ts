@@ -130,7 +130,8 @@ const FAILED: Statement = {
   name: "refund/failed",
   text: `
     update refunds f set last_error = $3
-      from unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row, state from refunds where slot = $1 and id = k.id for update) r
+      from (select id from unnest($2::bigint[]) as k(id) order by id) k
+     cross join lateral (select ctid as row, state from refunds where slot = $1 and id = k.id offset 0 for update) r
      where f.slot = $1 and f.ctid = r.row and r.state in ('REQUESTED', 'PROCESSING')`,
 };
 /** Backs off 2, 4, 8 … 64 seconds, like payments. */

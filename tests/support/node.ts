@@ -36,7 +36,7 @@ export async function testNode(
       logLevel: process.env["LOG_LEVEL"] ?? "fatal",
       settings,
     });
-    started.push(node.stop);
+    started.push(() => node.stop());
     return { node, keyspaces, server, stop };
   } catch (error) {
     await stop();
