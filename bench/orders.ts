@@ -337,6 +337,11 @@ class OrdersBench {
       of(({ share }) => share * 100),
       "%",
     );
+    this.#figure(
+      "ratio.limit.cpu",
+      of(({ cpuShare }) => cpuShare * 100),
+      "%",
+    );
   }
 
   /** Lives for minutes on end: memory must stay where it is after the first of them. */

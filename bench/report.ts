@@ -48,13 +48,21 @@ export const median = (values: readonly number[]): number => {
   return sorted.length % 2 === 1 ? (sorted[middle] ?? NaN) : ((sorted[middle - 1] ?? NaN) + (sorted[middle] ?? NaN)) / 2;
 };
 
+/** What is counted, one of it. */
+const EACH: Readonly<Record<string, string>> = {
+  "orders/s": "order",
+  "refusals/s": "refusal",
+  "lives/s": "life",
+  "requests/s": "request",
+};
+
 /** Of one section measured several times: medians, and the extremes of the throughput. */
 export function figuresOf(name: string, unit: string, runs: readonly Measured[]): Figure[] {
   if (runs.length === 0) return [];
   const of = (pick: (run: Measured) => number | undefined): number => median(runs.map((run) => pick(run) ?? NaN));
   const figure = (suffix: string, value: number, of: string): Figure[] =>
     Number.isNaN(value) ? [] : [{ name: name + suffix, value, unit: of }];
-  const each = unit.split("/")[0]?.replace(/s$/, "") ?? "";
+  const each = EACH[unit] ?? "";
   const perThing = (seconds: (run: Measured) => number | undefined) => of((run) => ((seconds(run) ?? NaN) * 1e6) / run.done);
   return [
     ...figure(
