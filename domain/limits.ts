@@ -16,8 +16,6 @@ export const LIMITS = {
   requestMs: 10_000,
   /** After this a payment in TRYING whose coordinator is silent is cancelled by the recovery worker. */
   tryMs: 20_000,
-  /** Reversal window of a redemption, also the wait before settlement. */
-  reversalMinutes: 60,
   quantityMax: 99,
   groupSizeMin: 2,
   groupSizeMax: 100,

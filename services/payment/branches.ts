@@ -5,7 +5,7 @@
 import type { ServiceBroker } from "moleculer";
 import { DomainError } from "../../domain/error.ts";
 import { slotOf } from "../../domain/ids.ts";
-import { call, type Answer, type Of, type Via } from "../../mixins/contract.ts";
+import { call, type Answer, type Of } from "../../mixins/contract.ts";
 import type { cancelWallets, confirmWallets, tryWallets, WalletBranch } from "../wallet/wallet.contract.ts";
 
 export type Branch = Of<typeof WalletBranch>;
@@ -29,7 +29,7 @@ export async function callBranches(
   const bySlot = Map.groupBy(branches, ({ userId }) => slotOf(userId));
   const send = async (slot: number, items: readonly Branch[]): Promise<void> => {
     try {
-      const answers = await call(broker as unknown as Via, phase as typeof tryWallets, { slot, items: [...items] });
+      const answers = await call(broker, phase as typeof tryWallets, { slot, items: [...items] });
       for (const answer of answers) outcomes.set(answer.xid, answer);
     } catch (error) {
       const later = error instanceof DomainError && error.retryable;
