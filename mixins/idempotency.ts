@@ -36,12 +36,12 @@ const FIND: Statement = {
   text: `
     select r.caller, r.idem_key, encode(r.body_hash, 'hex') as body_hash, r.answer
       from unnest($2::bigint[], $3::text[]) as k(caller, idem_key)
-     cross join lateral (select * from requests where slot = $1 and caller = k.caller and idem_key = k.idem_key offset 0) r`,
+     cross join lateral (select * from requests_$1 where slot = $1 and caller = k.caller and idem_key = k.idem_key offset 0) r`,
 };
 const STORE: Statement = {
   name: "idempotency/store",
   text: `
-    insert into requests (slot, caller, operation, idem_key, body_hash, answer)
+    insert into requests_$1 (slot, caller, operation, idem_key, body_hash, answer)
     select $1, caller, operation, idem_key, decode(body_hash, 'hex'), answer
       from unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::json[]) as r(caller, operation, idem_key, body_hash, answer)`,
 };

@@ -25,18 +25,18 @@ const LOCK: Statement = {
   text: `
     select h.seq, h.hash, a.account, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted
       from (select seq, encode(hash, 'hex') as hash from chain_heads where slot = $1 for update) h
-      left join lateral (select * from accounts where slot = $1 and account = any($2::text[]) order by account for update) a on true`,
+      left join lateral (select * from accounts_$1 where slot = $1 and account = any($2::text[]) order by account for update) a on true`,
 };
 const LOCK_ACCOUNTS: Statement = {
   name: "ledger/lock-accounts",
   text: `
     select account, debits_pending, debits_posted, credits_pending, credits_posted
-      from accounts where slot = $1 and account = any($2::text[]) order by account for update`,
+      from accounts_$1 where slot = $1 and account = any($2::text[]) order by account for update`,
 };
 const OPEN_ACCOUNTS: Statement = {
   name: "ledger/open-accounts",
   text: `
-    insert into accounts (slot, account, floored)
+    insert into accounts_$1 (slot, account, floored)
     select $1, account, floored from unnest($2::text[], $3::boolean[]) as a(account, floored) on conflict do nothing`,
 };
 const FIND: Statement = {
@@ -44,25 +44,25 @@ const FIND: Statement = {
   text: `
     select t.id, t.code, t.business_key, t.state, t.debit_account, t.credit_account, t.amount
       from unnest($2::text[], $3::text[]) as k(code, business_key)
-     cross join lateral (select * from transfers where slot = $1 and code = k.code and business_key = k.business_key offset 0) t`,
+     cross join lateral (select * from transfers_$1 where slot = $1 and code = k.code and business_key = k.business_key offset 0) t`,
 };
 /** Rows, accounts and head in one statement: they are of three tables, and a batch pays for one. */
 const BOOK: Statement = {
   name: "ledger/book",
   text: `
     with booked as (
-      insert into transfers (slot, id, seq, debit_account, credit_account, amount, code, state, business_key, pending_id, order_id, at, prev_hash, hash)
+      insert into transfers_$1 (slot, id, seq, debit_account, credit_account, amount, code, state, business_key, pending_id, order_id, at, prev_hash, hash)
       select $1, id, seq, debit, credit, amount, code, state, business_key, pending_id, order_id, $2, decode(prev_hash, 'hex'), decode(hash, 'hex')
         from json_to_recordset($3::json) as t(id bigint, seq bigint, debit text, credit text, amount bigint, code text, state text,
           business_key text, pending_id bigint, order_id bigint, prev_hash text, hash text)),
     changed as (
-      update accounts a
+      update accounts_$1 a
          set debits_pending = a.debits_pending + c.debits_pending, debits_posted = a.debits_posted + c.debits_posted,
              credits_pending = a.credits_pending + c.credits_pending, credits_posted = a.credits_posted + c.credits_posted
         from (select c.*, r.row
                 from unnest($4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
                      as c(account, debits_pending, debits_posted, credits_pending, credits_posted)
-               cross join lateral (select ctid as row from accounts where slot = $1 and account = c.account offset 0) r) c
+               cross join lateral (select ctid as row from accounts_$1 where slot = $1 and account = c.account offset 0) r) c
        where a.slot = $1 and a.ctid = c.row returning 1),
     moved as (
       update chain_heads set seq = $9, hash = decode($10, 'hex') where slot = $1 and seq = $11 returning 1)
@@ -186,7 +186,7 @@ const balanceOf = (row: AccountRow): Balance => ({
 
 const READ: Statement = {
   name: "ledger/read-account",
-  text: `select account, debits_pending, debits_posted, credits_pending, credits_posted from accounts where slot = $1 and account = $2`,
+  text: `select account, debits_pending, debits_posted, credits_pending, credits_posted from accounts_$1 where slot = $1 and account = $2`,
 };
 
 /** What an account holds now; one that nobody has used yet holds nothing. Outside a drain: for showing. */

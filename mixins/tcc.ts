@@ -18,22 +18,22 @@ const ENTER: Statement = {
   name: "tcc/enter",
   text: `
     with entered as (
-      insert into tcc_barriers (slot, xid, branch, phase, by_phase)
+      insert into tcc_barriers_$1 (slot, xid, branch, phase, by_phase)
       select $1, xid, $2, phase, $3
         from unnest($4::bigint[]) as x(xid), unnest(case $3 when 'cancel' then array['try', 'cancel'] else array[$3] end) as p(phase)
       on conflict do nothing returning xid, phase)
     select xid, phase, $3 as by_phase, true as mine from entered
     union all
-    select xid, phase, by_phase, false from tcc_barriers where slot = $1 and xid = any($4::bigint[]) and branch = $2`,
+    select xid, phase, by_phase, false from tcc_barriers_$1 where slot = $1 and xid = any($4::bigint[]) and branch = $2`,
 };
 /** What stands there now. Only for whoever waited for somebody else's row: it was not there when the statement began. */
 const LOOK: Statement = {
   name: "tcc/look",
-  text: `select xid, phase, by_phase, false as mine from tcc_barriers where slot = $1 and xid = any($3::bigint[]) and branch = $2`,
+  text: `select xid, phase, by_phase, false as mine from tcc_barriers_$1 where slot = $1 and xid = any($3::bigint[]) and branch = $2`,
 };
 const LEAVE: Statement = {
   name: "tcc/leave",
-  text: `delete from tcc_barriers where slot = $1 and xid = any($3::bigint[]) and branch = $2 and phase = 'try'`,
+  text: `delete from tcc_barriers_$1 where slot = $1 and xid = any($3::bigint[]) and branch = $2 and phase = 'try'`,
 };
 
 /** Enters a phase for many transactions at once; tells for each what to do. Ids sorted, so that two batches wait and do not deadlock. */

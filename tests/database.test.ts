@@ -7,7 +7,7 @@ import { Validators } from "moleculer";
 import { refusal, DomainError } from "../domain/error.ts";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { cityOf, isId, mintedAtMs, slotOf } from "../domain/ids.ts";
-import { Database, sqlState, type Statement } from "../db/database.ts";
+import { Database, inSlot, sqlState, type Statement } from "../db/database.ts";
 import { KeyspacesError, parseKeyspaces } from "../db/keyspaces.ts";
 import { migrate, MigrationError, migrationsOf } from "../db/migrate.ts";
 import { Drainer, type DrainFunction } from "../mixins/drain.ts";
@@ -365,15 +365,28 @@ describe("the schema", () => {
     await refuses(order(2, "l", 300), "check");
     await refuses(order(2, "k", 290), "idem_key");
   });
-  test("a session plans for the table as it is, by key, and waits for nothing for ever", async () => {
+  test("a statement that names the partition of its slot is sent to it, under a name of its own for each slot", () => {
+    const find = { name: "test/find", text: "select * from orders_$1 o where o.slot = $1 and $12 in (select 1 from deals_$1)" };
+    assert.deepEqual(inSlot(find, [7]), {
+      name: "test/find_07",
+      text: "select * from orders_07 o where o.slot = $1 and $12 in (select 1 from deals_07)",
+    });
+    assert.equal(inSlot(find, [15]).name, "test/find_15");
+    assert.equal(inSlot(find, [7]), inSlot(find, [7]), "one text, one prepared statement");
+    const any = { name: "test/any", text: "select * from orders where slot = any($1)" };
+    assert.equal(inSlot(any, [[7]]), any);
+    for (const wrong of [undefined, "7", -1, 16, 1.5]) assert.throws(() => inSlot(find, [wrong]), /names its slot first/);
+  });
+
+  test("a session looks up by key, and waits for nothing for ever", async () => {
     const settings = await city.query<{ name: string; setting: string }>(
       sql(
-        "select name, setting from pg_settings where name in ('plan_cache_mode', 'enable_seqscan', 'jit', 'TimeZone', 'lock_timeout', 'statement_timeout') order by name collate \"C\"",
+        "select name, setting from pg_settings where name in ('enable_seqscan', 'jit', 'TimeZone', 'lock_timeout', 'statement_timeout') order by name collate \"C\"",
       ),
     );
     assert.deepEqual(
       settings.map(({ name, setting }) => `${name}=${setting}`),
-      ["TimeZone=UTC", "enable_seqscan=off", "jit=off", "lock_timeout=1000", "plan_cache_mode=force_custom_plan", "statement_timeout=8000"],
+      ["TimeZone=UTC", "enable_seqscan=off", "jit=off", "lock_timeout=1000", "statement_timeout=8000"],
     );
   });
 });

@@ -13,12 +13,14 @@ import { registerHooks } from "node:module";
 import { after, before, describe, test } from "node:test";
 import pg from "pg";
 import { migrate } from "../db/migrate.ts";
-import { Database, sqlState, type Queryable, type Statement } from "../db/database.ts";
+import { Database, inSlot, sqlState, type Queryable, type Statement } from "../db/database.ts";
 import { admin, testServer, type TestServer } from "./support/databases.ts";
 
 /** Partitions that are filled: one of a million rows, and one as it is in the first seconds of its first sale. */
 const LARGE = { slot: 5, rows: 1_000_000 };
 const YOUNG = { slot: 6, rows: 20_000 };
+/** One in which nothing has happened yet. */
+const EMPTY = { slot: 7, rows: 0 };
 type Part = typeof LARGE;
 /** Keys in every array parameter. */
 const KEYS = 40;
@@ -313,7 +315,7 @@ describe("statements on tables of a million rows", () => {
       server,
       async (client) => {
         for (const { name: key, text } of statements) {
-          await client.query(`prepare one as ${text}`);
+          await client.query(`prepare one as ${inSlot({ name: key, text }, [LARGE.slot]).text}`);
           const { rows } = await client.query<{ types: string[] }>(
             "select array(select format_type(t, null) from unnest(parameter_types::oid[]) t) as types from pg_prepared_statements",
           );
@@ -347,7 +349,7 @@ describe("statements on tables of a million rows", () => {
   async function planOf(statement: Statement, values: readonly unknown[]): Promise<Node> {
     const explain = async (tx: Queryable, how: string): Promise<Node> => {
       const [row] = await tx.query<{ "QUERY PLAN": [{ Plan: Node }] }>(
-        { name: "", text: `explain (${how}, format json) ${statement.text}` },
+        { name: "", text: `explain (${how}, format json) ${inSlot(statement, values).text}` },
         values,
       );
       return row!["QUERY PLAN"][0].Plan;
@@ -387,6 +389,28 @@ describe("statements on tables of a million rows", () => {
     assert.deepEqual(wrong, []);
   }
 
+  /** How the plan that is kept for all values to come enters its indexes. */
+  async function keptLookUps(statement: Statement, part: Part): Promise<string[]> {
+    const bare = (text: string): Statement => ({ name: "", text });
+    const nulls = types.get(statement.name)!.map(() => "null");
+    return database.transaction(async (tx) => {
+      await tx.query(bare("set local plan_cache_mode = force_generic_plan"));
+      await tx.query(bare(`prepare kept as ${inSlot(statement, [part.slot]).text}`));
+      const [row] = await tx.query<{ "QUERY PLAN": [{ Plan: Node }] }>(bare(`explain (format json) execute kept(${nulls.join(", ")})`));
+      await tx.query(bare("deallocate kept"));
+      // With a bitmap or without one, by the same index.
+      return nodesOf(row!["QUERY PLAN"][0].Plan)
+        .flatMap((node) =>
+          node["Index Cond"] !== undefined
+            ? [node["Index Cond"].replaceAll(/_\d\d\b/g, "")]
+            : node["Node Type"] === "Seq Scan"
+              ? ["nothing"]
+              : [],
+        )
+        .toSorted();
+    });
+  }
+
   test("look up what they need, though PostgreSQL believes the table small", () => check(LARGE));
   test("look up what they need, though PostgreSQL has not looked at the table yet", () => check(YOUNG));
   test("look up what they need when PostgreSQL knows the table", async () => {
@@ -400,5 +424,16 @@ describe("statements on tables of a million rows", () => {
       );
     await Promise.all([analyze(tables.filter((_, index) => index % 2 === 0)), analyze(tables.filter((_, index) => index % 2 === 1))]);
     await check(LARGE);
+  });
+
+  test("keep a plan that was made while the table was empty only where it is the plan for a million rows", async () => {
+    const direct = statements.filter(({ text }) => text.includes("_$1"));
+    assert.ok(direct.length > 60);
+    const differing: unknown[] = [];
+    for (const statement of direct) {
+      const [empty, large] = [await keptLookUps(statement, EMPTY), await keptLookUps(statement, LARGE)];
+      if (empty.join() !== large.join()) differing.push({ name: statement.name, empty, large });
+    }
+    assert.deepEqual(differing, []);
   });
 });

@@ -34,20 +34,23 @@ export interface DealRow {
 export const DEAL_COLUMNS = `
   d.id, d.merchant_id, m.name as merchant_name, d.title, d.description, d.price, d.tiers, d.per_user_limit, d.group_ttl_minutes, d.auto_fill_bps,
   d.sale_starts_at, d.sale_ends_at, d.voucher_valid_days, d.refund_anytime, d.refund_expired, d.state, d.created_at, s.total, s.held, s.sold`;
-/** `slot` is the parameter that names it where one slot is read: PostgreSQL then plans one partition, not sixteen. */
-export const dealJoins = (slot: "$1" | "d.slot"): string => `
-  join merchants m on m.slot = ${slot} and m.id = d.merchant_id
+/** `of`: the slot of the statement's first parameter, or any slot, that of the deal. */
+export const dealJoins = (of: "slot $1" | "any slot"): string => {
+  const [slot, part] = of === "slot $1" ? ["$1", "_$1"] : ["d.slot", ""];
+  return `
+  join merchants${part} m on m.slot = ${slot} and m.id = d.merchant_id
  cross join lateral (
    select sum(b.total)::integer as total, sum(b.held)::integer as held, sum(b.sold)::integer as sold
-     from stock b where b.slot = ${slot} and b.deal_id = d.id
+     from stock${part} b where b.slot = ${slot} and b.deal_id = d.id
  ) s`;
+};
 
 const FIND: Statement = {
   name: "deal/find",
   text: `
     select ${DEAL_COLUMNS}
       from unnest($2::bigint[]) as k(id)
-      join deals d on d.slot = $1 and d.id = k.id ${dealJoins("$1")}`,
+      join deals_$1 d on d.slot = $1 and d.id = k.id ${dealJoins("slot $1")}`,
 };
 export async function findDeals(tx: Queryable, shard: Shard, ids: readonly DealId[]): Promise<Map<DealId, DealRow>> {
   const rows = await tx.query<DealRow>(FIND, [shard.slot, ids]);
@@ -56,7 +59,7 @@ export async function findDeals(tx: Queryable, shard: Shard, ids: readonly DealI
 
 const OWNERS: Statement = {
   name: "deal/owners",
-  text: `select d.id, d.merchant_id from unnest($2::bigint[]) as k(id) join deals d on d.slot = $1 and d.id = k.id`,
+  text: `select d.id, d.merchant_id from unnest($2::bigint[]) as k(id) join deals_$1 d on d.slot = $1 and d.id = k.id`,
 };
 /** Whose deals they are, which never changes, so nothing is locked. */
 export async function findDealOwners(tx: Queryable, shard: Shard, ids: readonly DealId[]): Promise<Map<DealId, MerchantId>> {
@@ -68,7 +71,7 @@ const LOCK: Statement = {
   name: "deal/lock",
   text: `
     select d.id, d.merchant_id as "merchantId", d.state
-      from deals d where d.slot = $1 and d.id = any($2)
+      from deals_$1 d where d.slot = $1 and d.id = any($2)
      order by d.id for no key update`,
 };
 export interface DealHead {
@@ -84,7 +87,7 @@ export async function lockDeals(tx: Queryable, shard: Shard, ids: readonly DealI
 const MOVE: Statement = {
   name: "deal/move",
   text: `
-    update deals d set state = c.to_state, published_at = case when c.to_state in ('ON_SALE', 'PAUSED') then coalesce(d.published_at, $5) else d.published_at end
+    update deals_$1 d set state = c.to_state, published_at = case when c.to_state in ('ON_SALE', 'PAUSED') then coalesce(d.published_at, $5) else d.published_at end
       from unnest($2::bigint[], $3::text[], $4::text[]) as c(id, from_state, to_state)
      where d.slot = $1 and d.id = c.id and d.state = c.from_state
     returning d.id`,
@@ -102,7 +105,7 @@ export const moveDeals = async (
 const INSERT: Statement = {
   name: "deal/insert",
   text: `
-    insert into deals (slot, id, merchant_id, title, description, price, tiers, per_user_limit, group_ttl_minutes, auto_fill_bps,
+    insert into deals_$1 (slot, id, merchant_id, title, description, price, tiers, per_user_limit, group_ttl_minutes, auto_fill_bps,
                        sale_starts_at, sale_ends_at, voucher_valid_days, refund_anytime, refund_expired, state, words, created_at)
     select $1, d.id, d."merchantId", d.title, d.description, d.price, d.tiers, d."perUserLimit", d."groupTtlMinutes", d."autoFillBps",
            d."saleStartsAt", d."saleEndsAt", d."voucherValidDays", d."refundAnytime", d."refundExpired", 'DRAFT', d.words::tsvector, $3
@@ -115,7 +118,7 @@ const INSERT_STOCK: Statement = {
   name: "deal/insert-stock",
   text: `
     with born as (
-      insert into stock (slot, deal_id, bucket, total)
+      insert into stock_$1 (slot, deal_id, bucket, total)
       select $1, deal_id, bucket, total from unnest($2::bigint[], $3::smallint[], $4::integer[]) as b(deal_id, bucket, total)
       returning deal_id, bucket, total)
     insert into stock_flows (slot, deal_id, bucket, total, held, sold, cause)

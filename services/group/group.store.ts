@@ -65,10 +65,10 @@ const toGroup = (row: GroupRecord): GroupRow => ({
   deadlineMs: row.deadline?.getTime(),
 });
 
-const BY_ID: Statement = { name: "group/by-id", text: `select ${COLUMNS} from groups where slot = $1 and id = $2` };
+const BY_ID: Statement = { name: "group/by-id", text: `select ${COLUMNS} from groups_$1 where slot = $1 and id = $2` };
 const LOCK: Statement = {
   name: "group/lock",
-  text: `select ${COLUMNS} from groups where slot = $1 and id = any($2) order by id for update`,
+  text: `select ${COLUMNS} from groups_$1 where slot = $1 and id = any($2) order by id for update`,
 };
 /**
  * First the deal's open groups by id, then the few of them whose deadline has just passed and which no sweep has closed yet are left out. In one
@@ -77,13 +77,13 @@ const LOCK: Statement = {
 const OPEN_OF_DEAL: Statement = {
   name: "group/open-of-deal",
   text: `
-    select ${COLUMNS} from (select * from groups where slot = $1 and deal_id = $2 and state = 'OPEN' order by id limit $3 + 100) g
+    select ${COLUMNS} from (select * from groups_$1 where slot = $1 and deal_id = $2 and state = 'OPEN' order by id limit $3 + 100) g
      where deadline > now() order by id limit $3`,
 };
 const INSERT: Statement = {
   name: "group/insert",
   text: `
-    insert into groups (slot, id, deal_id, merchant_id, size, unit_price, state, held, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, created_at)
+    insert into groups_$1 (slot, id, deal_id, merchant_id, size, unit_price, state, held, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, created_at)
     select $1, id, deal_id, merchant_id, size, unit_price, 'PENDING', 1, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, $3
       from json_to_recordset($2) as g(id bigint, deal_id bigint, merchant_id bigint, size integer, unit_price bigint, leader_id bigint,
            leader_name text, ttl_minutes integer, sale_ends_at timestamptz, auto_fill_bps integer)`,
@@ -91,20 +91,20 @@ const INSERT: Statement = {
 const CHANGE: Statement = {
   name: "group/change",
   text: `
-    update groups g set held = g.held + c.held, taken = g.taken + c.taken, filled = g.filled + c.filled, state = c.state,
+    update groups_$1 g set held = g.held + c.held, taken = g.taken + c.taken, filled = g.filled + c.filled, state = c.state,
            deadline = coalesce(g.deadline, c.deadline),
            ended_at = case when c.state in ('FORMED', 'FAILED') then coalesce(g.ended_at, $9) end
       from (select c.*, r.row
               from unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[], $8::timestamptz[])
                    as c(id, held, taken, filled, was, state, deadline)
-             cross join lateral (select ctid as row from groups where slot = $1 and id = c.id for update) r) c
+             cross join lateral (select ctid as row from groups_$1 where slot = $1 and id = c.id for update) r) c
      where g.slot = $1 and g.ctid = c.row and g.state = c.was
     returning g.id`,
 };
 const INSERT_SEATS: Statement = {
   name: "group/insert-seats",
   text: `
-    insert into seats (slot, group_id, order_id, user_id, username, state)
+    insert into seats_$1 (slot, group_id, order_id, user_id, username, state)
     select $1, group_id, order_id, user_id, username, 'HELD'
       from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[]) as s(group_id, order_id, user_id, username)`,
 };
@@ -113,17 +113,17 @@ const LIVE_SEATS: Statement = {
   text: `
     select s.group_id, s.user_id
       from unnest($2::bigint[], $3::bigint[]) as k(group_id, user_id)
-     cross join lateral (select * from seats
+     cross join lateral (select * from seats_$1
                           where slot = $1 and group_id = k.group_id and user_id = k.user_id and state in ('HELD', 'TAKEN') offset 0) s`,
 };
 const SEATS_OF: Statement = {
   name: "group/seats-of",
-  text: `select group_id, order_id, user_id, username, state from seats where slot = $1 and group_id = any($2) order by group_id, order_id`,
+  text: `select group_id, order_id, user_id, username, state from seats_$1 where slot = $1 and group_id = any($2) order by group_id, order_id`,
 };
 const MOVE_SEATS: Statement = {
   name: "group/move-seats",
   text: `
-    update seats set state = $5
+    update seats_$1 set state = $5
      where slot = $1 and group_id = any($2) and order_id = any($3) and state = $4
     returning order_id`,
 };

@@ -17,7 +17,7 @@ const COLUMNS = `m.id, m.name, m.commission_bps as "commissionBps", m.owner_id a
 
 const FIND: Statement = {
   name: "merchant/find",
-  text: `select ${COLUMNS} from unnest($2::bigint[]) as k(id) join merchants m on m.slot = $1 and m.id = k.id`,
+  text: `select ${COLUMNS} from unnest($2::bigint[]) as k(id) join merchants_$1 m on m.slot = $1 and m.id = k.id`,
 };
 export async function findMerchants(tx: Queryable, shard: Shard, ids: readonly MerchantId[]): Promise<Map<MerchantId, MerchantRow>> {
   const rows = await tx.query<MerchantRow>(FIND, [shard.slot, ids]);
@@ -26,7 +26,7 @@ export async function findMerchants(tx: Queryable, shard: Shard, ids: readonly M
 
 const LOCK: Statement = {
   name: "merchant/lock",
-  text: `select ${COLUMNS} from merchants m where m.slot = $1 and m.id = any($2) order by m.id for no key update`,
+  text: `select ${COLUMNS} from merchants_$1 m where m.slot = $1 and m.id = any($2) order by m.id for no key update`,
 };
 export async function lockMerchants(tx: Queryable, shard: Shard, ids: readonly MerchantId[]): Promise<Map<MerchantId, MerchantRow>> {
   const rows = await tx.query<MerchantRow>(LOCK, [shard.slot, ids]);
@@ -36,7 +36,7 @@ export async function lockMerchants(tx: Queryable, shard: Shard, ids: readonly M
 const INSERT: Statement = {
   name: "merchant/insert",
   text: `
-    insert into merchants (slot, id, name, commission_bps, owner_id, owner_username, state)
+    insert into merchants_$1 (slot, id, name, commission_bps, owner_id, owner_username, state)
     select $1, m.id, m.name, m."commissionBps", m."ownerId", m."ownerUsername", 'OPENING'
       from json_to_recordset($2) as m(id bigint, name text, "commissionBps" integer, "ownerId" bigint, "ownerUsername" text)
     on conflict (slot, id) do nothing`,
@@ -47,14 +47,14 @@ export const insertMerchants = async (tx: Queryable, shard: Shard, merchants: re
 
 const OPEN: Statement = {
   name: "merchant/open",
-  text: `update merchants set state = 'OPEN' where slot = $1 and id = any($2) and state = 'OPENING'`,
+  text: `update merchants_$1 set state = 'OPEN' where slot = $1 and id = any($2) and state = 'OPENING'`,
 };
 export const openMerchants = async (tx: Queryable, shard: Shard, ids: readonly MerchantId[]): Promise<void> =>
   void (await tx.query(OPEN, [shard.slot, ids]));
 
 const DROP: Statement = {
   name: "merchant/drop",
-  text: `delete from merchants where slot = $1 and id = any($2) and state = 'OPENING'`,
+  text: `delete from merchants_$1 where slot = $1 and id = any($2) and state = 'OPENING'`,
 };
 export const dropMerchants = async (tx: Queryable, shard: Shard, ids: readonly MerchantId[]): Promise<void> =>
   void (await tx.query(DROP, [shard.slot, ids]));

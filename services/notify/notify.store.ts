@@ -74,7 +74,7 @@ export const notificationsAfter = async (
 
 const NEWEST: Statement = {
   name: "notify/newest",
-  text: `select id from notifications where slot = $1 and user_id = $2 order by id desc limit 1`,
+  text: `select id from notifications_$1 where slot = $1 and user_id = $2 order by id desc limit 1`,
 };
 export async function newestNotification(tx: Queryable, userId: string): Promise<string> {
   const [row] = await tx.query<{ id: string }>(NEWEST, [slotOf(userId), userId]);

@@ -26,7 +26,7 @@ export async function addToIndex(tx: Queryable, orders: readonly IndexedOrder[])
 
 const FIND: Statement = {
   name: "order-index/find",
-  text: `select order_id as id from order_index where slot = $1 and user_id = $2 and order_id < $3 order by order_id desc limit $4`,
+  text: `select order_id as id from order_index_$1 where slot = $1 and user_id = $2 and order_id < $3 order by order_id desc limit $4`,
 };
 
 /** A consumer's orders, newest first, older than `before`. */

@@ -57,21 +57,21 @@ const BY_KEYS: Statement = {
   text: `
     select ${COLUMNS}
       from unnest($2::bigint[], $3::text[]) as k(consumer_id, idem_key)
-     cross join lateral (select * from orders where slot = $1 and consumer_id = k.consumer_id and idem_key = k.idem_key offset 0) o`,
+     cross join lateral (select * from orders_$1 where slot = $1 and consumer_id = k.consumer_id and idem_key = k.idem_key offset 0) o`,
 };
-const BY_IDS: Statement = { name: "order/by-ids", text: `select ${COLUMNS} from orders o where o.slot = $1 and o.id = any($2)` };
+const BY_IDS: Statement = { name: "order/by-ids", text: `select ${COLUMNS} from orders_$1 o where o.slot = $1 and o.id = any($2)` };
 const LOCK: Statement = {
   name: "order/lock",
-  text: `select ${COLUMNS} from orders o where o.slot = $1 and o.id = any($2) order by o.id for update`,
+  text: `select ${COLUMNS} from orders_$1 o where o.slot = $1 and o.id = any($2) order by o.id for update`,
 };
 const OF_MERCHANT: Statement = {
   name: "order/of-merchant",
-  text: `select ${COLUMNS} from orders o where o.slot = $1 and o.merchant_id = $2 and o.id < $3 order by o.id desc limit $4`,
+  text: `select ${COLUMNS} from orders_$1 o where o.slot = $1 and o.merchant_id = $2 and o.id < $3 order by o.id desc limit $4`,
 };
 const INSERT: Statement = {
   name: "order/insert",
   text: `
-    insert into orders (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
+    insert into orders_$1 (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
                         voucher_valid_days, state, idem_key, body_hash, created_at, expires_at)
     select $1, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
            voucher_valid_days, state, idem_key, decode(body_hash, 'hex'), $3, expires_at
@@ -86,16 +86,16 @@ const INSERT: Statement = {
 const MOVE: Statement = {
   name: "order/move",
   text: `
-    update orders o set state = $4, paid_at = coalesce(o.paid_at, $5), ended_at = $6
-      from unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row, state from orders where slot = $1 and id = k.id offset 0) r
+    update orders_$1 o set state = $4, paid_at = coalesce(o.paid_at, $5), ended_at = $6
+      from unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row, state from orders_$1 where slot = $1 and id = k.id offset 0) r
      where o.slot = $1 and o.ctid = r.row and r.state = $3 returning o.id`,
 };
 const DEALS: Statement = {
   name: "order/deals",
   text: `
     select d.id, d.merchant_id, d.price, d.tiers, d.per_user_limit, d.group_ttl_minutes, d.auto_fill_bps, d.sale_starts_at, d.sale_ends_at,
-           d.voucher_valid_days, d.state, m.commission_bps, (select count(*)::integer from stock s where s.slot = $1 and s.deal_id = d.id) as buckets
-      from deals d join merchants m on m.slot = $1 and m.id = d.merchant_id
+           d.voucher_valid_days, d.state, m.commission_bps, (select count(*)::integer from stock_$1 s where s.slot = $1 and s.deal_id = d.id) as buckets
+      from deals_$1 d join merchants_$1 m on m.slot = $1 and m.id = d.merchant_id
      where d.slot = $1 and d.id = any($2)`,
 };
 /** Rows are locked in the order of the keys. */
@@ -104,22 +104,22 @@ const QUOTAS: Statement = {
   text: `
     select q.scope, q.user_id, q.used
       from unnest($2::bigint[], $3::bigint[]) as k(scope, user_id)
-     cross join lateral (select scope, user_id, used from quotas where slot = $1 and scope = k.scope and user_id = k.user_id for update) q`,
+     cross join lateral (select scope, user_id, used from quotas_$1 where slot = $1 and scope = k.scope and user_id = k.user_id for update) q`,
 };
 const COUNT: Statement = {
   name: "order/count",
   text: `
-    insert into quotas as q (slot, scope, user_id, used, cap)
+    insert into quotas_$1 as q (slot, scope, user_id, used, cap)
     select $1, scope, user_id, delta, cap from unnest($2::bigint[], $3::bigint[], $4::integer[], $5::integer[]) as c(scope, user_id, delta, cap)
     on conflict (slot, scope, user_id) do update set used = q.used + excluded.used`,
 };
 const GIVE_BACK: Statement = {
   name: "order/give-back",
   text: `
-    update quotas q set used = q.used - c.units
+    update quotas_$1 q set used = q.used - c.units
       from (select c.units, r.row
               from unnest($2::bigint[], $3::bigint[], $4::integer[]) as c(scope, user_id, units)
-             cross join lateral (select ctid as row from quotas where slot = $1 and scope = c.scope and user_id = c.user_id for update) r) c
+             cross join lateral (select ctid as row from quotas_$1 where slot = $1 and scope = c.scope and user_id = c.user_id for update) r) c
      where q.slot = $1 and q.ctid = c.row`,
 };
 const PAYING: Statement = {
@@ -127,7 +127,7 @@ const PAYING: Statement = {
   text: `
     select p.order_id
       from unnest($2::bigint[]) as k(order_id)
-     cross join lateral (select order_id, state from payments
+     cross join lateral (select order_id, state from payments_$1
                           where slot = $1 and order_id = k.order_id and state <> 'CANCELLED' and state <> 'CANCELLING' offset 0) p
      where p.state = 'TRYING'`,
 };

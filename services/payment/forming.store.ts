@@ -12,12 +12,12 @@ const FORMING: Statement = {
     with forming as materialized (
       select g.id
         from unnest($2::bigint[]) as k(id)
-       cross join lateral (select group_id from orders where slot = $1 and id = k.id offset 0) o
-       cross join lateral (select * from groups where slot = $1 and id = o.group_id offset 0) g
+       cross join lateral (select group_id from orders_$1 where slot = $1 and id = k.id offset 0) o
+       cross join lateral (select * from groups_$1 where slot = $1 and id = o.group_id offset 0) g
        group by g.id, g.size, g.taken, g.filled having g.taken + g.filled + count(*) >= g.size)
     select s.order_id
       from forming f
-     cross join lateral (select order_id from seats where slot = $1 and group_id = f.id and state = 'TAKEN' offset 0) s`,
+     cross join lateral (select order_id from seats_$1 where slot = $1 and group_id = f.id and state = 'TAKEN' offset 0) s`,
 };
 
 export const findFormingOrders = async (tx: Queryable, shard: Shard, orders: readonly string[]): Promise<OrderId[]> =>

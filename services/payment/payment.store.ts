@@ -32,23 +32,23 @@ const FINISH_MS = 5_000;
 
 const BY_IDS: Statement = {
   name: "payment/by-ids",
-  text: `select ${COLUMNS} from payments p where p.slot = $1 and p.id = any($2::bigint[])`,
+  text: `select ${COLUMNS} from payments_$1 p where p.slot = $1 and p.id = any($2::bigint[])`,
 };
 const LOCK: Statement = {
   name: "payment/lock",
-  text: `select ${COLUMNS} from payments p where p.slot = $1 and p.id = any($2::bigint[]) order by p.id for update`,
+  text: `select ${COLUMNS} from payments_$1 p where p.slot = $1 and p.id = any($2::bigint[]) order by p.id for update`,
 };
 /** By the partial index `payments_one_live`, whose predicate this repeats word for word. */
 const LIVE: Statement = {
   name: "payment/live",
   text: `
-    select ${COLUMNS} from payments p
+    select ${COLUMNS} from payments_$1 p
      where p.slot = $1 and p.order_id = any($2::bigint[]) and p.state <> 'CANCELLED' and p.state <> 'CANCELLING'`,
 };
 const INSERT: Statement = {
   name: "payment/insert",
   text: `
-    insert into payments (slot, id, order_id, consumer_id, merchant_id, channel, amount, state, next_attempt_at, created_at)
+    insert into payments_$1 (slot, id, order_id, consumer_id, merchant_id, channel, amount, state, next_attempt_at, created_at)
     select $1, id, order_id, consumer_id, merchant_id, 'wallet', amount, 'TRYING', $3, $2
       from unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]) as p(id, order_id, consumer_id, merchant_id, amount)`,
 };
@@ -59,18 +59,18 @@ const INSERT: Statement = {
 const DECIDE: Statement = {
   name: "payment/decide",
   text: `
-    update payments p set state = d.state, reason = d.reason, decided_at = $2, next_attempt_at = $3
+    update payments_$1 p set state = d.state, reason = d.reason, decided_at = $2, next_attempt_at = $3
       from (select d.state, d.reason, r.row
               from unnest($4::bigint[], $5::text[], $6::text[]) as d(id, state, reason)
-             cross join lateral (select ctid as row, state from payments where slot = $1 and id = d.id offset 0) r where r.state = 'TRYING') d
+             cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = d.id offset 0) r where r.state = 'TRYING') d
      where p.slot = $1 and p.ctid = d.row returning p.id`,
 };
 const FINISH: Statement = {
   name: "payment/finish",
   text: `
-    update payments p set state = case p.state when 'CONFIRMING' then 'CONFIRMED' else 'CANCELLED' end, ended_at = $3
+    update payments_$1 p set state = case p.state when 'CONFIRMING' then 'CONFIRMED' else 'CANCELLED' end, ended_at = $3
       from (select id from unnest($2::bigint[]) as k(id) order by id) k
-     cross join lateral (select ctid as row, state from payments where slot = $1 and id = k.id offset 0 for update) r
+     cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = k.id offset 0 for update) r
      where p.slot = $1 and p.ctid = r.row and r.state in ('CONFIRMING', 'CANCELLING')`,
 };
 /** Backs off 2, 4, 8 … 64 seconds. `skip locked`: what a drain, or another node's claim, holds is in good hands. */
@@ -89,7 +89,7 @@ const STUCK: Statement = {
   name: "payment/stuck",
   text: `
     select p.id from unnest($2::bigint[]) as k(id)
-     cross join lateral (select id, state, attempts from payments where slot = $1 and id = k.id offset 0) p
+     cross join lateral (select id, state, attempts from payments_$1 where slot = $1 and id = k.id offset 0) p
      where p.state in ('CONFIRMING', 'CANCELLING') and p.attempts >= $3`,
 };
 

@@ -21,7 +21,7 @@ export interface NewRefund {
 const REQUEST: Statement = {
   name: "refund/request",
   text: `
-    insert into refunds (slot, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, state, next_attempt_at, created_at)
+    insert into refunds_$1 (slot, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, state, next_attempt_at, created_at)
     select $1, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, 'REQUESTED', $2, $2
       from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::bigint[], $10::text[])
         as r(id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason)`,
@@ -99,39 +99,39 @@ const toRefund = (row: RefundRecord): RefundRow => ({
   decided: row.decided,
 });
 
-const BY_IDS: Statement = { name: "refund/by-ids", text: `select ${COLUMNS} from refunds where slot = $1 and id = any($2::bigint[])` };
+const BY_IDS: Statement = { name: "refund/by-ids", text: `select ${COLUMNS} from refunds_$1 where slot = $1 and id = any($2::bigint[])` };
 const LOCK: Statement = {
   name: "refund/lock",
-  text: `select ${COLUMNS} from refunds where slot = $1 and id = any($2::bigint[]) order by id for update`,
+  text: `select ${COLUMNS} from refunds_$1 where slot = $1 and id = any($2::bigint[]) order by id for update`,
 };
 /** What each payment was and what is being, or was, given back of it. */
 const OWED: Statement = {
   name: "refund/owed",
   text: `
-    select p.id, p.amount, (select coalesce(sum(r.amount), 0) from refunds r where r.slot = $1 and r.order_id = p.order_id and r.payment_id = p.id) as refunded
-      from payments p where p.slot = $1 and p.id = any($2::bigint[])`,
+    select p.id, p.amount, (select coalesce(sum(r.amount), 0) from refunds_$1 r where r.slot = $1 and r.order_id = p.order_id and r.payment_id = p.id) as refunded
+      from payments_$1 p where p.slot = $1 and p.id = any($2::bigint[])`,
 };
 /** What of each order is back at its consumer. */
 const SUCCEEDED: Statement = {
   name: "refund/succeeded",
   text: `
-    select order_id, sum(amount) as amount from refunds
+    select order_id, sum(amount) as amount from refunds_$1
      where slot = $1 and order_id = any($2::bigint[]) and state = 'SUCCEEDED' group by order_id`,
 };
 const MOVE: Statement = {
   name: "refund/move",
   text: `
-    update refunds f set state = $5, decided_at = coalesce(f.decided_at, $6), ended_at = $7, last_error = null
+    update refunds_$1 f set state = $5, decided_at = coalesce(f.decided_at, $6), ended_at = $7, last_error = null
       from unnest($2::bigint[]) as k(id)
-     cross join lateral (select ctid as row, state, decided_at is not null as decided from refunds where slot = $1 and id = k.id offset 0) r
+     cross join lateral (select ctid as row, state, decided_at is not null as decided from refunds_$1 where slot = $1 and id = k.id offset 0) r
      where f.slot = $1 and f.ctid = r.row and r.state = $3 and r.decided = $4 returning f.id`,
 };
 const FAILED: Statement = {
   name: "refund/failed",
   text: `
-    update refunds f set last_error = $3
+    update refunds_$1 f set last_error = $3
       from (select id from unnest($2::bigint[]) as k(id) order by id) k
-     cross join lateral (select ctid as row, state from refunds where slot = $1 and id = k.id offset 0 for update) r
+     cross join lateral (select ctid as row, state from refunds_$1 where slot = $1 and id = k.id offset 0 for update) r
      where f.slot = $1 and f.ctid = r.row and r.state in ('REQUESTED', 'PROCESSING')`,
 };
 /** Backs off 2, 4, 8 … 64 seconds, like payments. */

@@ -46,7 +46,7 @@ const ON_SALE = `
 /** The page's deals, in its order; `page` has (slot, id, key). */
 const show = (direction: Order["direction"]): string => `
   select ${DEAL_COLUMNS}, page.key
-    from page join deals d on d.slot = page.slot and d.id = page.id ${dealJoins("d.slot")}
+    from page join deals d on d.slot = page.slot and d.id = page.id ${dealJoins("any slot")}
    order by page.key ${direction}, page.id ${direction}`;
 
 const allOf = (sort: Sort, { key, direction, indexed, from }: Order): Statement => ({

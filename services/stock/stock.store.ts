@@ -27,7 +27,7 @@ const bucketsByDeal = (rows: readonly BucketRow[]): Map<DealId, Bucket[]> => {
 const LOCK_FREE: Statement = {
   name: "stock/lock-free",
   text: `
-    select deal_id, bucket, total, held, sold from stock
+    select deal_id, bucket, total, held, sold from stock_$1
      where slot = $1 and deal_id = any($2)
      order by deal_id, bucket for update skip locked`,
 };
@@ -35,17 +35,17 @@ const LOCK_FREE: Statement = {
 const LOCK: Statement = {
   name: "stock/lock",
   text: `
-    select deal_id, bucket, total, held, sold from stock
+    select deal_id, bucket, total, held, sold from stock_$1
      where slot = $1 and deal_id = any($2)
      order by deal_id, bucket for update`,
 };
 const CHANGE: Statement = {
   name: "stock/change",
   text: `
-    update stock s set total = s.total + c.total, held = s.held + c.held, sold = s.sold + c.sold
+    update stock_$1 s set total = s.total + c.total, held = s.held + c.held, sold = s.sold + c.sold
       from (select c.*, r.row
               from unnest($2::bigint[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[]) as c(deal_id, bucket, total, held, sold)
-             cross join lateral (select ctid as row from stock where slot = $1 and deal_id = c.deal_id and bucket = c.bucket for update) r) c
+             cross join lateral (select ctid as row from stock_$1 where slot = $1 and deal_id = c.deal_id and bucket = c.bucket for update) r) c
      where s.slot = $1 and s.ctid = c.row
     returning s.deal_id`,
 };

@@ -9,9 +9,9 @@ const LOCK_OWNERS: Statement = {
     select u.id
       from (select distinct t.user_id
               from unnest($2::text[]) as k(token_hash)
-             cross join lateral (select user_id from refresh_tokens where slot = $1 and token_hash = decode(k.token_hash, 'hex') offset 0) t
+             cross join lateral (select user_id from refresh_tokens_$1 where slot = $1 and token_hash = decode(k.token_hash, 'hex') offset 0) t
              order by t.user_id) k
-     cross join lateral (select id from users where slot = $1 and id = k.user_id for no key update) u`,
+     cross join lateral (select id from users_$1 where slot = $1 and id = k.user_id for no key update) u`,
 };
 /**
  * Locks the users these tokens belong to, in the order of their ids. The tokens are read by a statement of its own afterwards: rows that another drain wrote while this
@@ -25,7 +25,7 @@ const FIND: Statement = {
   text: `
     select encode(t.token_hash, 'hex') as token_hash, t.family, t.user_id, t.state, t.expires_at <= $3 as expired
       from unnest($2::text[]) as k(token_hash)
-      join refresh_tokens t on t.slot = $1 and t.token_hash = decode(k.token_hash, 'hex')`,
+      join refresh_tokens_$1 t on t.slot = $1 and t.token_hash = decode(k.token_hash, 'hex')`,
 };
 export async function findTokens(tx: Queryable, shard: Shard, tokenHashes: readonly string[], now: Date): Promise<Map<string, HeldToken>> {
   const rows = await tx.query<{ token_hash: string; family: FamilyId; user_id: UserId; state: HeldToken["state"]; expired: boolean }>(
@@ -43,7 +43,7 @@ export async function findTokens(tx: Queryable, shard: Shard, tokenHashes: reado
 const INSERT: Statement = {
   name: "session/insert",
   text: `
-    insert into refresh_tokens (slot, token_hash, family, user_id, state, expires_at)
+    insert into refresh_tokens_$1 (slot, token_hash, family, user_id, state, expires_at)
     select $1, decode(token_hash, 'hex'), family, user_id, 'LIVE', $5
       from unnest($2::text[], $3::bigint[], $4::bigint[]) as t(token_hash, family, user_id)`,
 };
@@ -59,9 +59,9 @@ export const insertTokens = async (tx: Queryable, shard: Shard, tokens: readonly
 const USE: Statement = {
   name: "session/use",
   text: `
-    update refresh_tokens t set state = 'USED'
+    update refresh_tokens_$1 t set state = 'USED'
       from unnest($2::text[]) as k(token_hash)
-     cross join lateral (select ctid as row from refresh_tokens where slot = $1 and token_hash = decode(k.token_hash, 'hex') offset 0) r
+     cross join lateral (select ctid as row from refresh_tokens_$1 where slot = $1 and token_hash = decode(k.token_hash, 'hex') offset 0) r
      where t.slot = $1 and t.ctid = r.row and t.state = 'LIVE'
     returning t.token_hash`,
 };
@@ -71,7 +71,7 @@ export const useTokens = async (tx: Queryable, shard: Shard, tokenHashes: readon
 
 const REVOKE_FAMILIES: Statement = {
   name: "session/revoke-families",
-  text: `update refresh_tokens set state = 'REVOKED' where slot = $1 and family = any($2) and state = 'LIVE'`,
+  text: `update refresh_tokens_$1 set state = 'REVOKED' where slot = $1 and family = any($2) and state = 'LIVE'`,
 };
 /** USED tokens keep their state: it tells how the family came to its end. */
 export const revokeFamilies = async (tx: Queryable, shard: Shard, families: readonly FamilyId[]): Promise<void> =>
@@ -79,14 +79,14 @@ export const revokeFamilies = async (tx: Queryable, shard: Shard, families: read
 
 const REVOKE_OF_USER: Statement = {
   name: "session/revoke-of-user",
-  text: `update refresh_tokens set state = 'REVOKED' where slot = $1 and user_id = $2 and state = 'LIVE'`,
+  text: `update refresh_tokens_$1 set state = 'REVOKED' where slot = $1 and user_id = $2 and state = 'LIVE'`,
 };
 export const revokeTokensOf = async (tx: Queryable, shard: Shard, userId: UserId): Promise<void> =>
   void (await tx.query(REVOKE_OF_USER, [shard.slot, userId]));
 
 const FORGET_EXPIRED: Statement = {
   name: "session/forget-expired",
-  text: `delete from refresh_tokens where slot = $1 and user_id = any($2) and expires_at <= $3`,
+  text: `delete from refresh_tokens_$1 where slot = $1 and user_id = any($2) and expires_at <= $3`,
 };
 /** Whoever comes back clears away behind themselves, so the table holds 30 days of tokens and no more. */
 export const forgetExpired = async (tx: Queryable, shard: Shard, users: readonly UserId[], now: Date): Promise<void> =>

@@ -28,7 +28,7 @@ const userOf = (raw: Raw): UserRow => ({
 
 const FIND_BY_NAME: Statement = {
   name: "user/find-by-name",
-  text: `select id, username, roles, merchant_id, password_hash from users where slot = $1 and username = $2`,
+  text: `select id, username, roles, merchant_id, password_hash from users_$1 where slot = $1 and username = $2`,
 };
 export async function findUserByName(tx: Queryable, shard: Shard, username: string): Promise<UserRow | undefined> {
   const [raw] = await tx.query<Raw>(FIND_BY_NAME, [shard.slot, username]);
@@ -37,7 +37,7 @@ export async function findUserByName(tx: Queryable, shard: Shard, username: stri
 
 const FIND_BY_ID: Statement = {
   name: "user/find-by-id",
-  text: `select id, username, roles, merchant_id, password_hash from users where slot = $1 and id = $2`,
+  text: `select id, username, roles, merchant_id, password_hash from users_$1 where slot = $1 and id = $2`,
 };
 export async function findUserById(tx: Queryable, shard: Shard, id: UserId): Promise<UserRow | undefined> {
   const [raw] = await tx.query<Raw>(FIND_BY_ID, [shard.slot, id]);
@@ -47,7 +47,7 @@ export async function findUserById(tx: Queryable, shard: Shard, id: UserId): Pro
 const INSERT: Statement = {
   name: "user/insert",
   text: `
-    insert into users (slot, id, username, password_hash, roles)
+    insert into users_$1 (slot, id, username, password_hash, roles)
     select $1, id, username, password_hash, array[$5]
       from unnest($2::bigint[], $3::text[], $4::text[]) as u(id, username, password_hash)
     on conflict (slot, username) do nothing
@@ -75,7 +75,7 @@ const LOCK_BY_NAME: Statement = {
   text: `
     select u.id, u.username, u.roles, u.merchant_id, u.password_hash
       from unnest($2::text[]) as k(username)
-      join users u on u.slot = $1 and u.username = k.username
+      join users_$1 u on u.slot = $1 and u.username = k.username
      order by u.id for no key update of u`,
 };
 export async function lockUsersByName(tx: Queryable, shard: Shard, usernames: readonly string[]): Promise<Map<string, UserRow>> {
@@ -86,10 +86,10 @@ export async function lockUsersByName(tx: Queryable, shard: Shard, usernames: re
 const EMPLOY: Statement = {
   name: "user/employ",
   text: `
-    update users u
+    update users_$1 u
        set merchant_id = e.merchant_id, roles = case when 'merchant' = any(u.roles) then u.roles else u.roles || 'merchant'::text end
       from unnest($2::bigint[], $3::bigint[]) as e(id, merchant_id)
-     cross join lateral (select ctid as row from users where slot = $1 and id = e.id offset 0) r
+     cross join lateral (select ctid as row from users_$1 where slot = $1 and id = e.id offset 0) r
      where u.slot = $1 and u.ctid = r.row and u.merchant_id is null
     returning u.id`,
 };
@@ -99,7 +99,7 @@ export const employUsers = async (tx: Queryable, shard: Shard, users: readonly U
 
 const SET_ADMIN: Statement = {
   name: "user/set-admin",
-  text: `update users set password_hash = $3, roles = array['admin'] where slot = $1 and id = $2`,
+  text: `update users_$1 set password_hash = $3, roles = array['admin'] where slot = $1 and id = $2`,
 };
 export const setAdmin = async (tx: Queryable, shard: Shard, id: UserId, passwordHash: string): Promise<void> =>
   void (await tx.query(SET_ADMIN, [shard.slot, id, passwordHash]));

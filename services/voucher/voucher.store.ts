@@ -9,38 +9,38 @@ import type { VoucherState } from "../../domain/voucher/state.ts";
 const INSERT: Statement = {
   name: "voucher/insert",
   text: `
-    insert into vouchers (slot, id, order_id, deal_id, merchant_id, consumer_id, unit, amount, code, state, issued_at, valid_until)
+    insert into vouchers_$1 (slot, id, order_id, deal_id, merchant_id, consumer_id, unit, amount, code, state, issued_at, valid_until)
     select $1, id, order_id, deal_id, merchant_id, consumer_id, unit, amount, code, 'ISSUED', $2, valid_until
       from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::smallint[], $9::bigint[], $10::text[], $11::timestamptz[])
         as v(id, order_id, deal_id, merchant_id, consumer_id, unit, amount, code, valid_until)`,
 };
 const ORDERS_OF: Statement = {
   name: "voucher/orders-of",
-  text: `select distinct order_id from vouchers where slot = $1 and code = any($2::text[])`,
+  text: `select distinct order_id from vouchers_$1 where slot = $1 and code = any($2::text[])`,
 };
 const LOCK: Statement = {
   name: "voucher/lock",
   text: `
     select id, order_id, deal_id, merchant_id, consumer_id, code, state, valid_until
-      from vouchers where slot = $1 and order_id = any($2::bigint[]) order by id for update`,
+      from vouchers_$1 where slot = $1 and order_id = any($2::bigint[]) order by id for update`,
 };
 /** The guard of rule 11 once more: in date, once. */
 const REDEEM: Statement = {
   name: "voucher/redeem",
   text: `
-    update vouchers set state = 'REDEEMED', redeemed_at = $3
+    update vouchers_$1 set state = 'REDEEMED', redeemed_at = $3
      where slot = $1 and id = any($2::bigint[]) and state = 'ISSUED' and valid_until > $3 returning id`,
 };
 const OF_ORDER: Statement = {
   name: "voucher/of-order",
   text: `
     select v.code, v.state, v.valid_until, v.redeemed_at
-      from orders o left join vouchers v on v.slot = $1 and v.order_id = $2
+      from orders_$1 o left join vouchers_$1 v on v.slot = $1 and v.order_id = $2
      where o.slot = $1 and o.id = $2 and o.consumer_id = $3 order by v.unit`,
 };
 const REFUND: Statement = {
   name: "voucher/refund",
-  text: `update vouchers set state = 'REFUNDED' where slot = $1 and order_id = any($2::bigint[]) and state = 'REFUNDING'`,
+  text: `update vouchers_$1 set state = 'REFUNDED' where slot = $1 and order_id = any($2::bigint[]) and state = 'REFUNDING'`,
 };
 
 /** A voucher as its consumer sees it. */

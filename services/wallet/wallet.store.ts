@@ -24,7 +24,7 @@ export const walletOf = (userId: string): string => `wallet:${userId}`;
 const INSERT_TOPUPS: Statement = {
   name: "wallet/insert-topups",
   text: `
-    insert into topups (slot, id, user_id, channel, amount, state, created_at)
+    insert into topups_$1 (slot, id, user_id, channel, amount, state, created_at)
     select $1, id, user_id, channel, amount, 'SUCCEEDED', $2
       from unnest($3::bigint[], $4::bigint[], $5::text[], $6::bigint[]) as t(id, user_id, channel, amount)`,
 };
@@ -33,10 +33,10 @@ const MOVES: Statement = {
   name: "wallet/moves",
   text: `
     select * from (
-      (select id, amount, 'out' as direction, code, order_id, at from transfers
+      (select id, amount, 'out' as direction, code, order_id, at from transfers_$1
         where slot = $1 and debit_account = $2 and debit_account like 'wallet:%' and id < $3 and state = 'POSTED' order by id desc limit $4)
       union all
-      (select id, amount, 'in', code, order_id, at from transfers
+      (select id, amount, 'in', code, order_id, at from transfers_$1
         where slot = $1 and credit_account = $2 and credit_account like 'wallet:%' and id < $3 and state = 'POSTED' order by id desc limit $4)
     ) moves order by id desc limit $4`,
 };
