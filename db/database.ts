@@ -36,8 +36,8 @@ export function inSlot(statement: Statement, values: readonly unknown[]): Statem
   let made = variants.get(statement);
   if (made === undefined) variants.set(statement, (made = statement.text.search(PARTITION) < 0 ? "none" : []));
   if (made === "none") return statement;
-  const slot = values[0];
-  invariant(Number.isInteger(slot) && Number(slot) >= 0 && Number(slot) < SLOT_COUNT, `${statement.name} names its slot first`);
+  const slot = typeof values[0] === "number" ? values[0] : NaN;
+  invariant(Number.isInteger(slot) && slot >= 0 && slot < SLOT_COUNT, `${statement.name} names its slot first`);
   const part = `_${String(slot).padStart(2, "0")}`;
   return (made[slot] ??= { name: statement.name + part, text: statement.text.replaceAll(PARTITION, part) });
 }

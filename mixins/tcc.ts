@@ -12,24 +12,21 @@ export type Entry = "first" | "repeat" | "empty" | "refused";
 
 /**
  * A cancel also takes the place of the try: both rows in one statement, so that no try slips in between. What was there before the statement is
- * told with what it entered.
+ * told with what it entered. Two nodes that enter one phase at once: the second waits, and its batch fails on the key and is run again, when it
+ * sees the first (`mixins/drain.ts`). `on conflict do nothing` in the place of `not exists` would spare that and write a third log record a row.
  */
 const ENTER: Statement = {
   name: "tcc/enter",
   text: `
     with entered as (
       insert into tcc_barriers_$1 (slot, xid, branch, phase, by_phase)
-      select $1, xid, $2, phase, $3
+      select $1, x.xid, $2, p.phase, $3
         from unnest($4::bigint[]) as x(xid), unnest(case $3 when 'cancel' then array['try', 'cancel'] else array[$3] end) as p(phase)
-      on conflict do nothing returning xid, phase)
+       where not exists (select from tcc_barriers_$1 b where b.slot = $1 and b.xid = x.xid and b.branch = $2 and b.phase = p.phase offset 0)
+      returning xid, phase)
     select xid, phase, $3 as by_phase, true as mine from entered
     union all
     select xid, phase, by_phase, false from tcc_barriers_$1 where slot = $1 and xid = any($4::bigint[]) and branch = $2`,
-};
-/** What stands there now. Only for whoever waited for somebody else's row: it was not there when the statement began. */
-const LOOK: Statement = {
-  name: "tcc/look",
-  text: `select xid, phase, by_phase, false as mine from tcc_barriers_$1 where slot = $1 and xid = any($3::bigint[]) and branch = $2`,
 };
 const LEAVE: Statement = {
   name: "tcc/leave",
@@ -48,9 +45,6 @@ export async function enterPhase<X extends string>(
   if (sorted.length === 0) return new Map();
   const rows = await tx.query<Mark<X>>(ENTER, [slot, branch, phase, sorted]);
   const told = Map.groupBy(rows, ({ xid }) => xid);
-  const untold = sorted.filter((xid) => !told.get(xid)?.some((row) => row.phase === phase));
-  if (untold.length > 0)
-    for (const row of await tx.query<Mark<X>>(LOOK, [slot, branch, untold])) told.set(row.xid, [...(told.get(row.xid) ?? []), row]);
   return new Map(sorted.map((xid) => [xid, entryOf(xid, phase, told.get(xid) ?? [])]));
 }
 

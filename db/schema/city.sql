@@ -1,4 +1,4 @@
--- A city keyspace after 000002-first-sale.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000004-hot-updates.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -257,13 +257,15 @@ create table payments (
   created_at timestamp with time zone not null,
   decided_at timestamp with time zone,
   ended_at timestamp with time zone,
+  live boolean generated always as (state <> ALL (ARRAY['CANCELLING'::text, 'CANCELLED'::text])) stored not null,
+  unfinished boolean generated always as (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text])) stored not null,
   constraint payments_pkey PRIMARY KEY (slot, id),
   constraint payments_amount_check CHECK ((amount > 0)),
   constraint payments_state_check CHECK ((state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CONFIRMED'::text, 'CANCELLING'::text, 'CANCELLED'::text])))
 ) partition by LIST (slot);
 -- partitions: payments_00 to payments_15, one a slot with (fillfactor=70)
-CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE ((state <> 'CANCELLED'::text) AND (state <> 'CANCELLING'::text));
-CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text]));
+CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE live;
+CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE unfinished;
 
 create table quotas (
   slot smallint not null,
@@ -331,11 +333,12 @@ create table seats (
   user_id bigint not null,
   username text not null,
   state text not null,
+  live boolean generated always as (state = ANY (ARRAY['HELD'::text, 'TAKEN'::text])) stored not null,
   constraint seats_pkey PRIMARY KEY (slot, group_id, order_id),
   constraint seats_state_check CHECK ((state = ANY (ARRAY['HELD'::text, 'TAKEN'::text, 'RELEASED'::text, 'REFUNDED'::text])))
 ) partition by LIST (slot);
 -- partitions: seats_00 to seats_15, one a slot with (fillfactor=80)
-CREATE UNIQUE INDEX seats_one_a_user ON seats USING btree (slot, group_id, user_id) WHERE (state = ANY (ARRAY['HELD'::text, 'TAKEN'::text]));
+CREATE UNIQUE INDEX seats_one_a_user ON seats USING btree (slot, group_id, user_id) WHERE live;
 
 create table stock (
   slot smallint not null,
@@ -393,7 +396,7 @@ create table transfers (
   at timestamp with time zone not null,
   prev_hash bytea not null,
   hash bytea not null,
-  constraint transfers_pkey PRIMARY KEY (id, slot),
+  constraint transfers_pkey PRIMARY KEY (seq, slot),
   constraint transfers_amount_check CHECK ((amount > 0)),
   constraint transfers_check CHECK ((debit_account <> credit_account)),
   constraint transfers_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'POSTED'::text, 'VOIDED'::text])))
@@ -403,7 +406,6 @@ CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (code, busin
 CREATE INDEX transfers_in ON transfers USING btree (credit_account, id) WHERE ((state = 'POSTED'::text) AND (credit_account ~~ 'wallet:%'::text));
 CREATE INDEX transfers_out ON transfers USING btree (debit_account, id) WHERE ((state = 'POSTED'::text) AND (debit_account ~~ 'wallet:%'::text));
 CREATE UNIQUE INDEX transfers_pending ON transfers USING btree (pending_id, slot) WHERE (pending_id IS NOT NULL);
-CREATE UNIQUE INDEX transfers_seq ON transfers USING btree (seq, slot);
 CREATE TRIGGER transfers_append_only BEFORE DELETE OR UPDATE ON transfers FOR EACH ROW EXECUTE FUNCTION refuse_change();
 
 create table vouchers (

@@ -1,4 +1,4 @@
--- A user keyspace after 000002-first-sale.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A user keyspace after 000003-transfers-by-seq.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -223,7 +223,7 @@ create table transfers (
   at timestamp with time zone not null,
   prev_hash bytea not null,
   hash bytea not null,
-  constraint transfers_pkey PRIMARY KEY (id, slot),
+  constraint transfers_pkey PRIMARY KEY (seq, slot),
   constraint transfers_amount_check CHECK ((amount > 0)),
   constraint transfers_check CHECK ((debit_account <> credit_account)),
   constraint transfers_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'POSTED'::text, 'VOIDED'::text])))
@@ -233,7 +233,6 @@ CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (code, busin
 CREATE INDEX transfers_in ON transfers USING btree (credit_account, id) WHERE ((state = 'POSTED'::text) AND (credit_account ~~ 'wallet:%'::text));
 CREATE INDEX transfers_out ON transfers USING btree (debit_account, id) WHERE ((state = 'POSTED'::text) AND (debit_account ~~ 'wallet:%'::text));
 CREATE UNIQUE INDEX transfers_pending ON transfers USING btree (pending_id, slot) WHERE (pending_id IS NOT NULL);
-CREATE UNIQUE INDEX transfers_seq ON transfers USING btree (seq, slot);
 CREATE TRIGGER transfers_append_only BEFORE DELETE OR UPDATE ON transfers FOR EACH ROW EXECUTE FUNCTION refuse_change();
 
 create table users (

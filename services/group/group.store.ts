@@ -114,7 +114,7 @@ const LIVE_SEATS: Statement = {
     select s.group_id, s.user_id
       from unnest($2::bigint[], $3::bigint[]) as k(group_id, user_id)
      cross join lateral (select * from seats_$1
-                          where slot = $1 and group_id = k.group_id and user_id = k.user_id and state in ('HELD', 'TAKEN') offset 0) s`,
+                          where slot = $1 and group_id = k.group_id and user_id = k.user_id and live offset 0) s`,
 };
 const SEATS_OF: Statement = {
   name: "group/seats-of",

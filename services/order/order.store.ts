@@ -128,7 +128,7 @@ const PAYING: Statement = {
     select p.order_id
       from unnest($2::bigint[]) as k(order_id)
      cross join lateral (select order_id, state from payments_$1
-                          where slot = $1 and order_id = k.order_id and state <> 'CANCELLED' and state <> 'CANCELLING' offset 0) p
+                          where slot = $1 and order_id = k.order_id and live offset 0) p
      where p.state = 'TRYING'`,
 };
 const DUE: Statement = {
@@ -136,7 +136,7 @@ const DUE: Statement = {
   text: `
     select o.slot, o.id from orders o
      where o.slot = any($1) and o.state = 'PENDING_PAYMENT' and o.expires_at <= now()
-       and not exists (select 1 from payments p where p.slot = o.slot and p.order_id = o.id and p.state <> 'CANCELLED' and p.state <> 'CANCELLING')
+       and not exists (select 1 from payments p where p.slot = o.slot and p.order_id = o.id and p.live)
      order by o.expires_at limit $2`,
 };
 

@@ -27,8 +27,11 @@ const toPayment = (row: PaymentRecord): PaymentRow => ({
   reason: row.reason ?? undefined,
 });
 
-/** What a decision in this process needs at most; later than that its process is gone and the recovery worker goes on. */
-const FINISH_MS = 5_000;
+/**
+ * A payment is due for recovery `LIMITS.tryMs` after it began, and this much earlier once it is decided: the rest of it needs 5 s at most, or its
+ * process is gone. The decision does not write a new time: that is in an index, and the update would no longer be a heap-only one.
+ */
+const DECIDED_EARLIER_SECONDS = (LIMITS.tryMs - 5_000) / 1_000;
 
 const BY_IDS: Statement = {
   name: "payment/by-ids",
@@ -38,12 +41,11 @@ const LOCK: Statement = {
   name: "payment/lock",
   text: `select ${COLUMNS} from payments_$1 p where p.slot = $1 and p.id = any($2::bigint[]) order by p.id for update`,
 };
-/** By the partial index `payments_one_live`, whose predicate this repeats word for word. */
 const LIVE: Statement = {
   name: "payment/live",
   text: `
     select ${COLUMNS} from payments_$1 p
-     where p.slot = $1 and p.order_id = any($2::bigint[]) and p.state <> 'CANCELLED' and p.state <> 'CANCELLING'`,
+     where p.slot = $1 and p.order_id = any($2::bigint[]) and p.live`,
 };
 const INSERT: Statement = {
   name: "payment/insert",
@@ -59,9 +61,9 @@ const INSERT: Statement = {
 const DECIDE: Statement = {
   name: "payment/decide",
   text: `
-    update payments_$1 p set state = d.state, reason = d.reason, decided_at = $2, next_attempt_at = $3
+    update payments_$1 p set state = d.state, reason = d.reason, decided_at = $2
       from (select d.state, d.reason, r.row
-              from unnest($4::bigint[], $5::text[], $6::text[]) as d(id, state, reason)
+              from unnest($3::bigint[], $4::text[], $5::text[]) as d(id, state, reason)
              cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = d.id offset 0) r where r.state = 'TRYING') d
      where p.slot = $1 and p.ctid = d.row returning p.id`,
 };
@@ -79,7 +81,8 @@ const CLAIM: Statement = {
   text: `
     with due as (
       select slot, ctid as row from payments
-       where slot = any($1) and state in ('TRYING', 'CONFIRMING', 'CANCELLING') and next_attempt_at <= now()
+       where slot = any($1) and unfinished and next_attempt_at <= now() + interval '${DECIDED_EARLIER_SECONDS} s'
+         and (next_attempt_at <= now() or (state <> 'TRYING' and attempts = 0))
        order by next_attempt_at limit $2 for update skip locked)
     update payments p set attempts = p.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(p.attempts + 1, 6))
       from due where p.slot = due.slot and p.ctid = due.row
@@ -141,7 +144,6 @@ export async function writeDecisions(
   const decided = await tx.query(DECIDE, [
     shard.slot,
     now,
-    new Date(now.getTime() + FINISH_MS),
     decisions.map(({ id }) => id),
     decisions.map(({ state }) => state),
     decisions.map(({ reason }) => reason ?? null),

@@ -3,7 +3,7 @@ import type { Check } from "./check.ts";
 
 const EVERYWHERE = {
   constraints: ["accounts_floor"],
-  uniqueIndexes: ["transfers_business_key", "transfers_seq", "transfers_pending"],
+  uniqueIndexes: ["transfers_business_key", "transfers_pkey", "transfers_pending"],
 } as const;
 const IN_CITIES = {
   constraints: [...EVERYWHERE.constraints, "stock_not_oversold", "orders_check", "quotas_within_cap", "groups_not_overfull"],
