@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { DomainError } from "../domain/error.ts";
 import { shardOf, type Id } from "../domain/ids.ts";
+import { LIMITS } from "../domain/limits.ts";
 import { cancelOrder, getOrder, placeOrder } from "../services/order/order.contract.ts";
 import { makeDeal, userId } from "./support/deals.ts";
 import { callAs, caller, testNode, type TestNode } from "./support/node.ts";
@@ -83,6 +84,17 @@ describe("ordering", () => {
     await openGroup(test, opener.groupId as Id);
     await assert.rejects(place(deal, userId(1), { groupId: opener.groupId as Id }), refused("ALREADY_IN_GROUP"));
     await assert.rejects(place(deal, userId(1), { groupSize: 4 }), refused("NO_SUCH_TIER"));
+  });
+
+  it("counts all deals of a merchant as one merchant's share of the mailbox", async () => {
+    const first = await makeDeal(test, { stock: 5_000 });
+    const second = await makeDeal(test, { stock: 5_000, sibling: first });
+    await Promise.all([place(first, userId(1)), place(second, userId(1))]);
+    const share = LIMITS.mailboxMerchantCommandsMax;
+    const results = await Promise.allSettled(
+      Array.from({ length: share + 100 }, (_, n) => place(n % 2 === 0 ? first : second, userId(n + 10))),
+    );
+    assert.deepEqual(tally(results), { ok: share, OVERLOADED: 100 });
   });
 
   it("counts units per user and unpaid orders per merchant, and gives both back", async () => {

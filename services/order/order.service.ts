@@ -1,4 +1,5 @@
 /** Order (订单): one consumer's purchase, from the hold on stock to its end. Paying is `payment`, forming is `group`. */
+import { LRUCache } from "lru-cache";
 import type { Context, Service, ServiceSchema } from "moleculer";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { DEAL_ERRORS } from "../../domain/deal/errors.ts";
@@ -27,9 +28,14 @@ interface Vars {
   platform: Platform;
   /** Earlier orders by key, for callers whose deal is known to be sold out: a repeat of a success is still answered with it. */
   earlier: Gather<PlaceCommand, OrderRow>;
+  /** Whose deal it is, of the deals that were ordered last: a merchant's deals have one share of the mailbox together. It never changes. */
+  sellers: LRUCache<string, string>;
   sweeper: Sweep;
 }
 type This = Service<{}> & Vars;
+
+/** 10,000 deals ordered at one time in one process: 2 MB. */
+const SELLERS_MAX = 10_000;
 
 const order: ServiceSchema<{}, {}, Vars> = {
   name: "order",
@@ -52,6 +58,7 @@ const order: ServiceSchema<{}, {}, Vars> = {
     );
     this.platform.offer<ReleaseCommand, OrderRow>("order.expire", (work, commands) => release(work, this.platform, commands));
     followOrders(this.broker);
+    this.sellers = new LRUCache({ max: SELLERS_MAX });
     this.earlier = new Gather(earlierName, (commands) => findEarlier(this.platform, commands));
   },
   started() {
@@ -88,8 +95,11 @@ async function place(this: This, ctx: Ctx<typeof placeOrder>): Promise<Replayabl
     this.platform.metrics.refusals.inc({ code: "SOLD_OUT" });
     return raise(DEAL_ERRORS, "SOLD_OUT", { dealId, available: left });
   }
-  // A deal is its merchant's; several deals of one merchant have a share of the mailbox each.
-  const placed = await this.platform.post<PlaceCommand, Placed>(shardOf(dealId), "order.place", command, { merchantId: dealId });
+  // Until a deal's first order has told whose it is, the deal counts by itself.
+  const placed = await this.platform.post<PlaceCommand, Placed>(shardOf(dealId), "order.place", command, {
+    merchantId: this.sellers.get(dealId) ?? dealId,
+  });
+  this.sellers.set(dealId, placed.order.merchantId);
   const view = viewNewOrder(placed.order, cityCode(this.platform, dealId));
   return placed.replayed ? { ...view, replayed: true } : view;
 }

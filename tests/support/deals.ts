@@ -7,7 +7,10 @@ export const userId = (n: number): Id => composeId({ ms: 1_760_000_000_000 + n, 
 
 let made = 0;
 
-/** A deal on sale in Shanghai, of a merchant of its own. */
+/** The merchant that `makeDeal` made for a deal: the id before it in the sequence (12 bits of address below). */
+const merchantOf = (dealId: Id): Id => String(BigInt(dealId) - 4_096n) as Id;
+
+/** A deal on sale in Shanghai, of a merchant of its own, or of the one that sells `sibling`. */
 export async function makeDeal(
   test: Pick<TestNode, "node">,
   of: {
@@ -19,18 +22,19 @@ export async function makeDeal(
     buckets?: number;
     autoFillBps?: number;
     city?: number;
+    sibling?: Id;
   },
 ): Promise<Id> {
   const n = ++made;
   const city = of.city ?? 1;
-  const slot = n % 16;
-  const merchantId = composeId({ ms: 1_770_000_000_000 + n, sequence: 0, city, slot });
+  const slot = of.sibling === undefined ? n % 16 : shardOf(of.sibling).slot;
+  const merchantId = of.sibling === undefined ? composeId({ ms: 1_770_000_000_000 + n, sequence: 0, city, slot }) : merchantOf(of.sibling);
   const dealId = composeId({ ms: 1_770_000_000_000 + n, sequence: 1, city, slot });
   const database = test.node.platform.databaseOf(shardOf(dealId));
   await database.query(
     {
       name: "test/merchant",
-      text: "insert into merchants (slot, id, name, commission_bps, owner_id, owner_username) values ($1, $2, $3, 600, 16, 'boss')",
+      text: "insert into merchants (slot, id, name, commission_bps, owner_id, owner_username) values ($1, $2, $3, 600, 16, 'boss') on conflict do nothing",
     },
     [slot, merchantId, `bar ${n}`],
   );
