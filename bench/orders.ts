@@ -31,6 +31,8 @@ export interface OrdersOptions {
 /** Nobody may have more than 5 unpaid orders with one merchant: this many shoppers can place 150,000. Their tokens are signed in a second or two. */
 const SHOPPERS = 30_000;
 const CONNECTIONS = 256;
+/** A life is four requests, each waiting for one of several mailboxes: twice the connections keep their batches as full as those of orders. */
+const LIFE_CONNECTIONS = 512;
 const STOCK = 1_000_000;
 /** 4 merchants in each of the 3 cities, for what is spread. */
 const CITIES = ["sh", "bj", "hz"];
@@ -280,7 +282,10 @@ class OrdersBench {
     await single("orders.refused", "refusals/s", { ...ordersOf([soldOut]), shoppers: REFUSED_SHOPPERS }, { count: "refusals" });
     await bench.checkCount("orders.refused", [soldOut], REFUSED_STOCK);
     const shops = await this.#shops(bench);
-    await single("lives", "lives/s", await this.#lives(bench, shops), { count: "lives" });
+    const lives = { count: "lives", connections: LIFE_CONNECTIONS } as const;
+    // On one hot deal, as (a) is; and over the city, where a batch has a twelfth of the commands.
+    await single("lives", "lives/s", await this.#lives(bench, shops.slice(0, 1)), lives);
+    await single("lives.spread", "lives/s", await this.#lives(bench, shops), lives);
     const deals = await parallel(ZIPF_DEALS, 32, (n) => openDeal(bench.api, shops[n % shops.length] as Shop, { stock: STOCK }));
     await single("orders.zipf", "orders/s", ordersOf(deals, 1.1));
   }

@@ -173,6 +173,7 @@ const SECTIONS: readonly (readonly [string, string])[] = [
   ["orders.skip_locked", "(c) a transaction each, 16 buckets, SKIP LOCKED"],
   ["orders.refused", "(e) refusals of a sold-out deal"],
   ["lives", "(f) ordered, paid, formed, vouchers"],
+  ["lives.spread", "the same on 12 deals in 3 cities"],
   ["orders.zipf", "(g) Zipf 1.1 over 1,000 deals in 3 cities"],
 ];
 
