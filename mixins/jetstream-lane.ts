@@ -22,10 +22,14 @@ export interface StreamLaneWatch extends DeliveryWatch {
   redelivered(consumer: string): void;
   /** The lane does not get on, or gets on again (undefined). Told once a change. */
   troubled(consumer: string, database: string, error: unknown): void;
+  /** The lane has fallen far behind, or has caught up (0). Told once a change. */
+  late(consumer: string, database: string, seconds: number): void;
 }
 
 /** How long one request for a batch stands at the server. Between two the lane looks how far behind it is. */
 const PULL_MS = 5_000;
+/** Seconds are usual after a node died; a minute is somebody's business. */
+const LATE_MS = 60_000;
 
 export class StreamLane {
   readonly consumer: EventConsumer;
@@ -39,6 +43,7 @@ export class StreamLane {
   #waiting = 0;
   #behindMs = 0;
   #trouble = "";
+  #late = false;
   #running: Promise<void> | undefined;
 
   constructor(consumer: EventConsumer, database: Database, streams: EventStreams, watch: StreamLaneWatch) {
@@ -89,27 +94,39 @@ export class StreamLane {
   }
 
   /** A stop does not wait for a batch that may come; one that comes then is given back at once. */
-  async #next(durable: Consumer): Promise<JsMsg | undefined> {
+  #next(durable: Consumer): Promise<JsMsg | undefined> {
     const { signal } = this.#stopping;
-    const asked = durable.next({ expires: PULL_MS }).then((message) => {
-      if (message && signal.aborted) message.nak();
-      return message ?? undefined;
+    return new Promise((resolve, reject) => {
+      const stop = (): void => resolve(undefined);
+      signal.addEventListener("abort", stop);
+      durable
+        .next({ expires: PULL_MS })
+        .then((message) => {
+          if (signal.aborted) message?.nak();
+          resolve(message ?? undefined);
+        }, reject)
+        .finally(() => signal.removeEventListener("abort", stop));
     });
-    asked.catch(() => undefined); // of a request nobody waits for any more
-    return Promise.race([asked, aborted(signal)]);
   }
 
   /** Also finds out that the stream is gone, which a request that stays without an answer does not tell. */
   async #look(durable: Consumer): Promise<void> {
     const { num_pending, num_ack_pending } = await durable.info();
     this.#waiting = num_pending + num_ack_pending;
-    if (this.#waiting === 0) this.#behindMs = 0;
+    if (this.#waiting === 0) this.#fallBehind(0);
+  }
+
+  #fallBehind(ms: number): void {
+    this.#behindMs = ms;
+    const late = ms > LATE_MS;
+    if (late !== this.#late) this.#watch.late(this.consumer.name, this.database.name, late ? Math.round(ms / 1_000) : 0);
+    this.#late = late;
   }
 
   async #take(message: JsMsg): Promise<void> {
     const { info } = message;
     this.#waiting = info.pending + 1;
-    this.#behindMs = Math.max(0, Date.now() - info.timestampNanos / 1_000_000);
+    this.#fallBehind(Math.max(0, Date.now() - info.timestampNanos / 1_000_000));
     if (message.redelivered) this.#watch.redelivered(this.consumer.name);
     const working = setInterval(() => message.working(), ACK_WAIT_MS / 3);
     try {
@@ -174,6 +191,3 @@ const marksOf = (events: readonly StoredEvent[]): Map<number, string> => new Map
 
 /** A little of it, so that those who wait for one thing do not ask in step. */
 const chance = (): number => 0.75 + Math.random() / 2;
-
-const aborted = (signal: AbortSignal): Promise<undefined> =>
-  new Promise((resolve) => (signal.aborted ? resolve(undefined) : signal.addEventListener("abort", () => resolve(undefined), { once: true })));

@@ -21,6 +21,7 @@ import { rowOf, type StoredEvent } from "./stored-event.ts";
 const PAYLOAD_BYTES_MAX = 512 * 1_024;
 /** The name its marks, position and parked events are kept under. */
 export const PUBLISHER = "jetstream";
+const WRONG_LAST_SEQUENCE = 10_071;
 const TOO_LARGE = "MAX_PAYLOAD_EXCEEDED";
 
 export class Publisher implements EventConsumer {
@@ -85,7 +86,9 @@ export class Publisher implements EventConsumer {
     this.#head = undefined;
     if (error instanceof NatsError && String(error.code) === TOO_LARGE) throw error;
     const trouble = natsTrouble(error);
-    if (!this.#alarmed) {
+    // Of a stream that is not what it was one is told when it has been looked at.
+    const isOther = error instanceof NatsError && error.api_error?.err_code === WRONG_LAST_SEQUENCE;
+    if (!this.#alarmed && !isOther) {
       this.#logger.error(`alarm: the events of ${this.#database.name} wait in the database: ${trouble.message}`);
       this.#alarmed = true;
     }
