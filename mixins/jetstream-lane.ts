@@ -93,20 +93,22 @@ export class StreamLane {
     }
   }
 
-  /** A stop does not wait for a batch that may come; one that comes then is given back at once. */
-  #next(durable: Consumer): Promise<JsMsg | undefined> {
+  /** Undefined when none came in time, or at a stop, which does not wait: a batch that comes too late is given back. */
+  async #next(durable: Consumer): Promise<JsMsg | undefined> {
     const { signal } = this.#stopping;
-    return new Promise((resolve, reject) => {
-      const stop = (): void => resolve(undefined);
-      signal.addEventListener("abort", stop);
-      durable
-        .next({ expires: PULL_MS })
-        .then((message) => {
-          if (signal.aborted) message?.nak();
-          resolve(message ?? undefined);
-        }, reject)
-        .finally(() => signal.removeEventListener("abort", stop));
-    });
+    const messages = await durable.fetch({ max_messages: 1, expires: PULL_MS });
+    const stop = (): void => messages.stop();
+    signal.addEventListener("abort", stop);
+    if (signal.aborted) stop();
+    try {
+      for await (const message of messages) {
+        if (!signal.aborted) return message;
+        message.nak();
+      }
+      return undefined;
+    } finally {
+      signal.removeEventListener("abort", stop);
+    }
   }
 
   /** Also finds out that the stream is gone, which a request that stays without an answer does not tell. */
