@@ -54,10 +54,10 @@ const LIST: Statement = {
   name: "parked/list",
   text: `
     select ${LETTER} from parked_events
-     where (consumer, source, event_id) > ($1, $2, $3::bigint) and ($4::text is null or consumer = $4)
-     order by consumer, source, event_id limit $5`,
+     where (consumer collate "C", source collate "C", event_id) > ($1, $2, $3::bigint) and ($4::text is null or consumer = $4)
+     order by consumer collate "C", source collate "C", event_id limit $5`,
 };
-/** Behind a key, in the order of keys. */
+/** Behind a key, in the order of keys, which is that of bytes: lists of several databases are merged. */
 export async function listLetters(tx: Queryable, after: LetterKey, consumer: string | undefined, limit: number): Promise<Letter[]> {
   const rows = await tx.query<LetterRow>(LIST, [after.consumer, after.source, after.eventId, consumer ?? null, limit]);
   return rows.map(letter);
