@@ -3,8 +3,9 @@ import { ServiceBroker, type BrokerOptions, type ServiceSchema } from "moleculer
 import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
 import type { Keyspaces } from "./db/keyspaces.ts";
+import type { NatsSettings } from "./mixins/bus.ts";
 import { DomainErrorRegenerator } from "./mixins/errors.ts";
-import { EventStreams, type NatsSettings } from "./mixins/jetstream.ts";
+import { EventStreams } from "./mixins/jetstream.ts";
 import { journalOf } from "./mixins/journal.ts";
 import { Metrics } from "./mixins/metrics.ts";
 import { attachPlatform, Platform, type TradeSettings } from "./mixins/platform.ts";
@@ -75,7 +76,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   });
   attachPlatform(broker, platform);
   const journal = journalOf(broker);
-  const streams = options.nats && new EventStreams(options.nats, options.nodeID, logger);
+  const streams = options.nats && new EventStreams(options.nats, `${options.nodeID} events`, logger);
   if (streams) journal.travelBy(streams);
   for (const name of options.services) {
     const schema =

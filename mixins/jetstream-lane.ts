@@ -176,7 +176,7 @@ export class StreamLane {
   }
 
   #complain(error: unknown): void {
-    const trouble = error === undefined ? "" : error instanceof Error ? error.message : String(error);
+    const trouble = error === undefined ? "" : (error as Error).message;
     if (trouble !== this.#trouble) this.#watch.troubled(this.consumer.name, this.database.name, error);
     this.#trouble = trouble;
   }

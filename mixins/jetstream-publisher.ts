@@ -70,7 +70,8 @@ export class Publisher implements EventConsumer {
     const known = await findPosition(this.#database, PUBLISHER);
     const { created, state } = await this.#streams.stream(this.#database).catch((error: unknown) => this.#fail(error));
     if (known?.chain.startsWith(created) && state.last_seq >= known.seq) return { chain: known.chain, seq: state.last_seq };
-    if (known) this.#logger.error(`alarm: the stream ${streamName(this.#database)} has lost what it held; it is read from the events table`);
+    if (known)
+      this.#logger.error(`alarm: the stream ${streamName(this.#database)} has lost what it held; it is read from the events table`);
     return { chain: `${created} ${randomUUID()}`, seq: state.last_seq };
   }
 

@@ -26,13 +26,7 @@ import {
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { type DomainError, refusal } from "../domain/error.ts";
 import type { Database } from "../db/database.ts";
-
-export interface NatsSettings {
-  /** `nats://[user:password@]host:port`, several separated by commas; `tls://` with TLS. */
-  readonly url: string;
-  /** Copies of each stream: 1 on a single server, 3 in a NATS cluster. */
-  readonly replicas?: number;
-}
+import { natsOptions, type NatsSettings } from "./bus.ts";
 
 /** Carries the chain: which sequence numbers the message's own belongs to. */
 const CHAIN_HEADER = "Tuanbar-Chain";
@@ -43,6 +37,8 @@ const REQUEST_MS = 5_000;
  */
 const STREAM_BYTES_MAX = 256 * 2 ** 20;
 const STREAM_AGE_MS = 24 * 60 * 60_000;
+/** A stream survives the loss of a server where the bus names three. */
+const COPIES_MAX = 3;
 /** The same batch published twice within this, since no acknowledgement came, is one. */
 const DUPLICATES_MS = 120_000;
 /** A node that says nothing for this long has its batch given to another; one that works says so every third of it. */
@@ -84,7 +80,7 @@ export class EventStreams {
       max_bytes: STREAM_BYTES_MAX,
       max_age: nanos(STREAM_AGE_MS),
       duplicate_window: nanos(DUPLICATES_MS),
-      num_replicas: this.#settings.replicas ?? 1,
+      num_replicas: this.#settings.servers.length >= COPIES_MAX ? COPIES_MAX : 1,
     };
     const found = await manager.streams.info(name).catch(unlessMissing);
     if (!found) {
@@ -137,13 +133,25 @@ export class EventStreams {
     return (this.#manager ??= await connection.jetstreamManager({ timeout: REQUEST_MS, checkAPI: false }));
   }
 
-  /** Made once, at the first need, and from then on kept by the client, which reconnects for ever. */
+  /** Made at the first need, and from then on kept by the client, which reconnects for ever; a server that will not have us closes it. */
   #connection(): Promise<NatsConnection> {
     if (this.#closed) return Promise.reject(new Error("the connection to NATS is closed"));
-    return (this.#connecting ??= connect(connectionOptions(this.#settings.url, this.#name)).catch((error: unknown) => {
+    return (this.#connecting ??= this.#connect());
+  }
+
+  async #connect(): Promise<NatsConnection> {
+    const forget = (): void => {
       this.#connecting = undefined;
+      this.#manager = undefined;
+    };
+    try {
+      const connection = await connect({ ...natsOptions(this.#settings, this.#name), timeout: REQUEST_MS });
+      void connection.closed().then(forget);
+      return connection;
+    } catch (error) {
+      forget();
       throw error;
-    }));
+    }
   }
 }
 
@@ -171,21 +179,3 @@ function unlessMissing(error: unknown): undefined {
 
 const fits = (found: object, wanted: object): boolean =>
   Object.entries(wanted).every(([key, value]) => JSON.stringify((found as Record<string, unknown>)[key]) === JSON.stringify(value));
-
-function connectionOptions(url: string, name: string): Parameters<typeof connect>[0] {
-  const urls = url.split(",").map((one) => new URL(one));
-  const { username, password, protocol } = urls[0] as URL;
-  return {
-    servers: urls.map(({ host }) => host),
-    name,
-    ...(username === "" ? {} : { user: decodeURIComponent(username), pass: decodeURIComponent(password) }),
-    ...(protocol === "tls:" ? { tls: {} } : {}),
-    maxReconnectAttempts: -1,
-    reconnectTimeWait: 500,
-    reconnectJitter: 250,
-    // Two pings without an answer: a server that hangs is left within 6 s, not 4 minutes.
-    pingInterval: 2_000,
-    maxPingOut: 2,
-    timeout: REQUEST_MS,
-  };
-}

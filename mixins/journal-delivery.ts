@@ -99,5 +99,4 @@ export const isPassing = (error: unknown): boolean =>
 export const retryMs = (attempt: number): number => Math.min(RETRY_MS_MIN * 2 ** Math.min(attempt - 1, 10), RETRY_MS_MAX);
 
 /** Sleeps; a stop ends it early. */
-export const rest = (ms: number, stopping: AbortSignal): Promise<void> =>
-  sleep(ms, undefined, { signal: stopping }).catch(() => undefined);
+export const rest = (ms: number, stopping: AbortSignal): Promise<void> => sleep(ms, undefined, { signal: stopping }).catch(() => undefined);

@@ -44,7 +44,7 @@ export class Journal {
     invariant(this.#relays === undefined && this.#lanes === undefined, `${consumer.name} subscribes before the relays start`);
     invariant(!this.#consumers.some(({ name }) => name === consumer.name), `${consumer.name} is one event consumer`);
     // Lanes give a consumer the types it named and no others.
-    this.#consumers.push(consumer as unknown as EventConsumer);
+    this.#consumers.push(consumer);
   }
 
   /** Events travel by NATS. Before anything starts. */
@@ -140,7 +140,11 @@ function measureLanes(lanes: readonly StreamLane[], metrics: Metrics): void {
       ["consumer", "database"],
     );
   each("tuanbar_stream_waiting_batches", "Batches published that the event consumer has not acknowledged", (lane) => lane.waiting);
-  each("tuanbar_stream_behind_seconds", "Age of the batch the event consumer took last, 0 when none waits", (lane) => lane.behindMs / 1_000);
+  each(
+    "tuanbar_stream_behind_seconds",
+    "Age of the batch the event consumer took last, 0 when none waits",
+    (lane) => lane.behindMs / 1_000,
+  );
 }
 
 const journals = new WeakMap<ServiceBroker, Journal>();

@@ -21,7 +21,8 @@ describe("dead letters", () => {
   });
   after(() => at.stop());
   beforeEach(async () => {
-    for (const database of at.node.platform.databases.values()) await database.query({ name: "test/clear", text: "delete from parked_events" });
+    for (const database of at.node.platform.databases.values())
+      await database.query({ name: "test/clear", text: "delete from parked_events" });
   });
 
   const park = (database: Database, source: string, eventId: number, data: object, consumer = "order-index") =>
@@ -32,8 +33,7 @@ describe("dead letters", () => {
       },
       [consumer, source, eventId, JSON.stringify({ type: "order.created", subject: "1000", data, at: "2026-01-01 00:00:00+00" })],
     );
-  const list = (params: { limit?: number; cursor?: string; consumer?: string } = {}) =>
-    callAs(at.node, listDeadLetters, params, ADMIN);
+  const list = (params: { limit?: number; cursor?: string; consumer?: string } = {}) => callAs(at.node, listDeadLetters, params, ADMIN);
   const indexed = async (orderId: string): Promise<number> => {
     const [row] = await users.query<{ rows: number }>(
       { name: "test/indexed", text: "select count(*)::integer as rows from order_index where order_id = $1" },

@@ -23,9 +23,7 @@ export async function viewLetters(
   { consumer, cursor, limit }: { consumer?: string | undefined; cursor?: string | undefined; limit: number },
 ): Promise<{ items: View[]; nextCursor?: string }> {
   const after = cursor === undefined ? FIRST : keyIn(cursor);
-  const found = await Promise.all(
-    [...platform.databases.values()].map((database) => listLetters(database, after, consumer, limit + 1)),
-  );
+  const found = await Promise.all([...platform.databases.values()].map((database) => listLetters(database, after, consumer, limit + 1)));
   return page(found.flat().toSorted(byKey), limit, view, keys);
 }
 

@@ -11,7 +11,7 @@ import type { EventConsumer } from "../../mixins/journal.ts";
 import { askReplay, listLetters } from "../../mixins/journal-parked.ts";
 import { storedEvent } from "../../mixins/stored-event.ts";
 import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "../support/databases.ts";
-import { append, effectConsumer, effectsOf, makeEffects, openDatabase, startJournal, until } from "../support/journal.ts";
+import { append, effectConsumer, effectsOf, makeEffects, natsAt, openDatabase, startJournal, until } from "../support/journal.ts";
 import { TestNats } from "../support/nats.ts";
 
 describe("events over NATS JetStream", () => {
@@ -43,7 +43,7 @@ describe("events over NATS JetStream", () => {
     const told = new Map<string, Set<number>>();
     return {
       told,
-      write(batch: readonly { source: string; data: { quantity: number } }[]): void {
+      write: (batch: readonly { source: string; data: { quantity: number } }[]): void => {
         for (const { source, data } of batch) told.set(source, (told.get(source) ?? new Set()).add(data.quantity));
       },
     };
@@ -189,7 +189,10 @@ describe("events over NATS JetStream", () => {
     cured = true;
     await askReplay(sh, letter);
     await until("it is told as well", hasAll("picky"));
-    await until("it is no letter any more", async () => (await listLetters(sh, { consumer: "", source: "", eventId: "0" }, "picky", 9)).length === 0);
+    await until(
+      "it is no letter any more",
+      async () => (await listLetters(sh, { consumer: "", source: "", eventId: "0" }, "picky", 9)).length === 0,
+    );
     await running.stop();
     await onceEach("picky");
     assert.ok(running.log.some((line) => line.startsWith("error: alarm: event order.created")));
@@ -253,10 +256,20 @@ describe("events over NATS JetStream", () => {
   });
 
   test("a batch that is published twice is one message", async () => {
-    const streams = new EventStreams(nats, "test", { info() {}, warn() {}, error() {} } as never);
+    const streams = new EventStreams(natsAt(nats.url), "test", { info() {}, warn() {}, error() {} } as never);
     const rows = await sh.query<{ id: string }>({ name: "test/some", text: "select id from events where slot = 3 order by id limit 3" });
     const batch = rows.map(({ id }) =>
-      storedEvent(1, { slot: 3, id, type: "order.created", subject: "1", actor: null, request_id: null, idem_key: null, data: "{}", at: "2026-01-01" }),
+      storedEvent(1, {
+        slot: 3,
+        id,
+        type: "order.created",
+        subject: "1",
+        actor: null,
+        request_id: null,
+        idem_key: null,
+        data: "{}",
+        at: "2026-01-01",
+      }),
     );
     const before = (await streams.stream(sh)).state.last_seq;
     const silent = { info() {}, warn() {}, error() {} } as never;
@@ -269,7 +282,7 @@ describe("events over NATS JetStream", () => {
   test("a stream and a consumer that are set up otherwise are corrected", async () => {
     const log: string[] = [];
     const note = (line: string): void => void log.push(line);
-    const streams = new EventStreams(nats, "test", { info: note, warn: note } as never);
+    const streams = new EventStreams(natsAt(nats.url), "test", { info: note, warn: note } as never);
     await streams.consumer(sh, "corrected");
     await nats.ask(async (connection) => {
       const manager = await connection.jetstreamManager();
@@ -291,7 +304,10 @@ describe("events over NATS JetStream", () => {
 
 /** Until PostgreSQL keeps nothing of what was written so far for the database's relay: it is in the stream. */
 async function untilConfirmed(database: Database): Promise<void> {
-  const [{ now } = { now: "" }] = await database.query<{ now: string }>({ name: "test/now", text: "select pg_current_wal_lsn()::text as now" });
+  const [{ now } = { now: "" }] = await database.query<{ now: string }>({
+    name: "test/now",
+    text: "select pg_current_wal_lsn()::text as now",
+  });
   await until("the events are in the stream and confirmed", async () => {
     const [row] = await database.query<{ passed: boolean }>(
       {

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { Database } from "../../db/database.ts";
 import type { OrderId, UserId } from "../../domain/ids.ts";
+import type { NatsSettings } from "../../mixins/bus.ts";
 import { appendEvents } from "../../mixins/events.ts";
 import { EventStreams } from "../../mixins/jetstream.ts";
 import { Journal, once, type EventConsumer, type StoredEvent } from "../../mixins/journal.ts";
@@ -80,6 +81,8 @@ export const effectConsumer = (
   },
 });
 
+export const natsAt = (url: string): NatsSettings => ({ servers: [new URL(url).host] });
+
 export interface RunningJournal {
   readonly journal: Journal;
   /** What was logged, as `level: text`. */
@@ -103,7 +106,7 @@ export function startJournal(
   const journal = new Journal();
   const metrics = new Metrics();
   for (const consumer of consumers) journal.subscribe(consumer);
-  const streams = nats && new EventStreams({ url: nats.url }, "test", logger);
+  const streams = nats && new EventStreams(natsAt(nats.url), "test", logger);
   if (streams) journal.travelBy(streams);
   if (nats?.part !== "listens") journal.start(databases, metrics, logger);
   if (streams && nats?.part !== "publishes") journal.listen(databases, metrics, logger);
