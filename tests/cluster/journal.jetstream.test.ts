@@ -5,11 +5,14 @@ import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { Database } from "../../db/database.ts";
+import type { OrderId, UserId } from "../../domain/ids.ts";
+import { appendEvents } from "../../mixins/events.ts";
 import { EventStreams, streamName } from "../../mixins/jetstream.ts";
 import { Publisher } from "../../mixins/jetstream-publisher.ts";
 import type { EventConsumer } from "../../mixins/journal.ts";
 import { askReplay, listLetters } from "../../mixins/journal-parked.ts";
 import { storedEvent } from "../../mixins/stored-event.ts";
+import { makeNode, type Node, type ServiceName } from "../../moleculer.config.ts";
 import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "../support/databases.ts";
 import { append, effectConsumer, effectsOf, makeEffects, natsAt, openDatabase, startJournal, until } from "../support/journal.ts";
 import { TestNats } from "../support/nats.ts";
@@ -253,6 +256,49 @@ describe("events over NATS JetStream", () => {
     await listening.stop();
     await publishing.stop();
     await onceEach("deleted");
+  });
+
+  test("the services' own consumers listen on a node without a journal service", async () => {
+    const node = (services: readonly ServiceName[]): Promise<Node> =>
+      makeNode({
+        nodeID: `events-${services.join("-")}`,
+        keyspaces: keyspaces.keyspaces,
+        urlOf: keyspaces.urlOf,
+        services,
+        trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+        logLevel: "fatal",
+        nats: natsAt(nats.url),
+      });
+    const nodes = [await node(["journal"]), await node(["order"])];
+    // Its consumer lives in slot 0 of the users' database.
+    await sh.transaction((tx) =>
+      appendEvents(tx, { city: 1, slot: 14 }, [
+        {
+          type: "order.created",
+          subject: "77",
+          data: {
+            orderId: "77" as OrderId,
+            consumerId: "4096" as UserId,
+            merchantId: "1" as never,
+            dealId: "1" as never,
+            quantity: 1,
+            amount: 1,
+          },
+        },
+      ]),
+    );
+    told += 1;
+    await until("the order is indexed", async () => {
+      const rows = await user.query({
+        name: "test/index",
+        text: "select 1 from order_index where slot = 0 and user_id = 4096 and order_id = 77",
+      });
+      return rows.length === 1;
+    });
+    const metrics = await nodes[1]?.platform.metrics.registry.metrics();
+    assert.match(metrics ?? "", /tuanbar_stream_waiting_batches\{consumer="order-index",database="sh_[0-9a-f]+"\} \d/);
+    assert.match(metrics ?? "", /tuanbar_stream_behind_seconds\{consumer="order-index",database="sh_[0-9a-f]+"\} \d/);
+    for (const one of nodes.toReversed()) await one.stop();
   });
 
   test("a batch that is published twice is one message", async () => {
