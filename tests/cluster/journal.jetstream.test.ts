@@ -258,7 +258,8 @@ describe("events over NATS JetStream", () => {
     await onceEach("deleted");
   });
 
-  test("the services' own consumers listen on a node without a journal service", async () => {
+  test("the services' own consumers listen on a node without a journal service", async (t) => {
+    const nodes: Node[] = [];
     const node = (services: readonly ServiceName[]): Promise<Node> =>
       makeNode({
         nodeID: `events-${services.join("-")}`,
@@ -269,7 +270,11 @@ describe("events over NATS JetStream", () => {
         logLevel: "fatal",
         nats: natsAt(nats.url),
       });
-    const nodes = [await node(["journal"]), await node(["order"])];
+    for (const services of [["journal"], ["order"]] as const) {
+      const started = await node(services);
+      nodes.push(started);
+      t.after(() => started.stop());
+    }
     // Its consumer lives in slot 0 of the users' database.
     await sh.transaction((tx) =>
       appendEvents(tx, { city: 1, slot: 14 }, [
@@ -298,7 +303,6 @@ describe("events over NATS JetStream", () => {
     const metrics = await nodes[1]?.platform.metrics.registry.metrics();
     assert.match(metrics ?? "", /tuanbar_stream_waiting_batches\{consumer="order-index",database="sh_[0-9a-f]+"\} \d/);
     assert.match(metrics ?? "", /tuanbar_stream_behind_seconds\{consumer="order-index",database="sh_[0-9a-f]+"\} \d/);
-    for (const one of nodes.toReversed()) await one.stop();
   });
 
   test("a batch that is published twice is one message", async () => {

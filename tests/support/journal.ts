@@ -24,7 +24,7 @@ export const append = (database: Database, slot: number, count: number, from = 1
         idemKey: "团购 key",
         data: {
           orderId: "1000" as OrderId,
-          consumerId: "16" as UserId,
+          consumerId: "4096" as UserId,
           merchantId: "1" as never,
           dealId: "1" as never,
           quantity: from + index,
