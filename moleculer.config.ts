@@ -3,7 +3,10 @@ import { ServiceBroker, type BrokerOptions, type ServiceSchema } from "moleculer
 import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
 import type { Keyspaces } from "./db/keyspaces.ts";
+import type { NatsSettings } from "./mixins/bus.ts";
 import { DomainErrorRegenerator } from "./mixins/errors.ts";
+import { EventStreams } from "./mixins/jetstream.ts";
+import { journalOf } from "./mixins/journal.ts";
 import { Metrics } from "./mixins/metrics.ts";
 import { attachPlatform, Platform, type TradeSettings } from "./mixins/platform.ts";
 import { SlotStrategy } from "./mixins/slot-strategy.ts";
@@ -36,6 +39,8 @@ export interface NodeOptions {
   readonly services: readonly ServiceName[];
   readonly trade: TradeSettings;
   readonly logLevel: string;
+  /** Events travel by NATS JetStream, and event consumers take them on every node that has some. */
+  readonly nats?: NatsSettings;
   /** Settings of a service, over its own. */
   readonly settings?: Partial<Record<ServiceName, Readonly<Record<string, unknown>>>>;
   /** Services to run instead of ours, under the same name: what `bench/` compares ours with. */
@@ -70,12 +75,16 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     trade: options.trade,
   });
   attachPlatform(broker, platform);
+  const journal = journalOf(broker);
+  const streams = options.nats && new EventStreams(options.nats, `${options.nodeID} events`, logger);
+  if (streams) journal.travelBy(streams);
   for (const name of options.services) {
     const schema =
       options.replace?.[name] ?? ((await import(`./services/${name}/${name}.service.ts`)) as { default: ServiceSchema }).default;
     broker.createService({ ...schema, settings: { ...schema.settings, ...options.settings?.[name] } });
   }
   await broker.start();
+  if (streams) journal.listen(platform.databases.values(), platform.metrics, logger);
   return {
     broker,
     platform,
@@ -83,7 +92,10 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
       // The door first: what is under way finishes while everything it needs still runs.
       const door = broker.getLocalService("gateway");
       if (door) await broker.destroyService(door);
+      // Event consumers need their services.
+      await journal.stop();
       await broker.stop();
+      await streams?.close();
       await platform.close();
     },
   };

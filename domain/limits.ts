@@ -21,6 +21,8 @@ export const LIMITS = {
   groupSizeMax: 100,
   unpaidOrdersMax: 5,
   bodyBytesMax: 100_000,
+  /** Events and inbox rows older than this go, once every event consumer has handled them: long enough to look into last month's complaint. */
+  eventsKeptDays: 30,
 } as const;
 
 invariant(LIMITS.lockWaitMs < LIMITS.statementMs, "a lock wait ends before its statement does");

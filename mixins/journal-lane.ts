@@ -1,58 +1,35 @@
 /**
  * A lane: one event consumer's way through the events of one database, batch after batch, each slot's events in order. Lanes do not wait for each other.
- *
- * A batch ends in one of three ways. Handled. Tried again, for as long as it takes, when a database cannot be reached or is contended (or a
- * refusal says that a repeat may succeed): that is nobody's poison. Or, at any other error, halved until the poison stands alone; that one is tried five times in all and then parked.
+ * How a batch ends, `journal-delivery.ts` knows; what fails in passing is tried again here for as long as it takes.
  *
  * What passed by while nobody listened (a replication slot lost or new, a consumer new or away) is read from the table first.
  */
-import { setTimeout as sleep } from "node:timers/promises";
-import { type Database, DatabaseUnavailable, isContention } from "../db/database.ts";
-import { DomainError } from "../domain/error.ts";
-import type { EventType } from "../domain/events.ts";
-import { type Mark, pageOfEvents, parkEvent, replayFrom } from "./journal-store.ts";
+import { type Database, DatabaseUnavailable } from "../db/database.ts";
+import { BATCH_EVENTS_MAX, Delivery, isPassing, rest, retryMs, type DeliveryWatch, type EventConsumer } from "./journal-delivery.ts";
+import type { Mark } from "./journal-store.ts";
+import { readTable, SEEN_MS } from "./journal-table.ts";
 import type { Reader, Window } from "./journal-window.ts";
 import type { StoredEvent } from "./stored-event.ts";
 
-/** Somebody who must hear of events, sooner or later, at least once. Idempotent: effect and mark are one transaction. */
-export interface EventConsumer<T extends EventType = EventType> {
-  /** For good: its marks and its parked events are kept under it. */
-  readonly name: string;
-  readonly types: readonly T[];
-  handle(batch: readonly StoredEvent<T>[]): Promise<void>;
-}
-
 /** What is told of a lane. */
-export interface LaneWatch {
-  handled(consumer: string, events: number): void;
-  failed(consumer: string, error: unknown, events: number): void;
-  parked(consumer: string, event: StoredEvent, error: unknown): void;
+export interface LaneWatch extends DeliveryWatch {
   /** A database did not answer: the relay looks whether it is its own. */
   unreachable(): void;
 }
 
-/** One statement of 500 rows takes some 10 ms: enough to make a commit cheap, little enough to halve in nine steps. */
-const BATCH_EVENTS_MAX = 500;
-/** A slot's share of one page of the table. */
-const PAGE_EVENTS_MAX = 250;
 /**
  * Having caught up a lane rests, so that under load it pays for 40 transactions a second, not for one after each commit of a drain. An event
  * that comes in quiet is handled at once, and one that is behind does not rest.
  */
 const REST_MS = 25;
-const TRIES_MAX = 5;
-const RETRY_MS_MIN = 100;
-const RETRY_MS_MAX = 5_000;
+/** A consumer that wants a beat gets one when nothing came for this long. */
+export const BEAT_MS = 5_000;
 /** A replay this short keeps the window waiting for it, which is exact; a longer one lets the others go on. */
 const SHORT_REPLAY_PAGES = 10;
-/** A transaction is in the log before it can be seen in the table: by microseconds, unless its process is kept from running. */
-const SEEN_MS = 1_000;
-
-const HANDLED = Symbol("handled");
 
 export class Lane implements Reader {
   readonly #consumer: EventConsumer;
-  readonly #types: ReadonlySet<string>;
+  readonly #delivery: Delivery;
   readonly #database: Database;
   readonly #watch: LaneWatch;
   readonly #marks: Map<number, string>;
@@ -64,7 +41,7 @@ export class Lane implements Reader {
 
   constructor(consumer: EventConsumer, database: Database, marks: readonly Mark[], watch: LaneWatch) {
     this.#consumer = consumer;
-    this.#types = new Set(consumer.types);
+    this.#delivery = new Delivery(consumer, database, watch);
     this.#database = database;
     this.#watch = watch;
     this.#marks = new Map(marks.map((mark) => [mark.slot, mark.eventId]));
@@ -93,16 +70,18 @@ export class Lane implements Reader {
     const onStop = (): void => this.#wake();
     stopping.addEventListener("abort", onStop);
     try {
+      await this.#beat(stopping);
       if (this.#due.size > 0) await this.#replay(window, stopping);
       while (!stopping.aborted) {
         const from = this.position ?? window.start;
         const { batch, to } = this.#take(window, from);
         if (!(await this.#deliver(batch, stopping))) return;
+        for (let at = from; at < to; at++) this.#mark(window.at(at));
         this.position = to;
         moved();
         if (to !== window.end) continue;
         if (batch.length > 0) await rest(REST_MS, stopping);
-        if (to === window.end && !stopping.aborted) await new Promise<void>((resolve) => (this.#wake = resolve));
+        if (to === window.end && !stopping.aborted && !(await this.#woken())) await this.#beat(stopping);
       }
     } finally {
       stopping.removeEventListener("abort", onStop);
@@ -115,9 +94,31 @@ export class Lane implements Reader {
     let to = from;
     for (; to < window.end && batch.length < BATCH_EVENTS_MAX; to++) {
       const event = window.at(to);
-      if (event && this.#types.has(event.type)) batch.push(event);
+      if (event && this.#delivery.concerns(event)) batch.push(event);
     }
     return { batch, to };
+  }
+
+  /** Also past what did not concern the consumer: a mark that stood still would make a replay long, and hold on to old events for ever. */
+  #mark(event: StoredEvent | undefined): void {
+    if (!event) return;
+    this.#marks.set(event.slot, event.id);
+    this.#changed.add(event.slot);
+  }
+
+  /** Waits for news: true when there are any, or a stop; false when it is time for a beat. */
+  async #woken(): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const woken = await new Promise<boolean>((resolve) => {
+      this.#wake = () => resolve(true);
+      if (this.#consumer.beat) timer = setTimeout(resolve, BEAT_MS, false);
+    });
+    clearTimeout(timer);
+    return woken;
+  }
+
+  async #beat(stopping: AbortSignal): Promise<void> {
+    await this.#persist(async () => (await this.#consumer.beat?.(), true), stopping);
   }
 
   /**
@@ -139,72 +140,26 @@ export class Lane implements Reader {
   }
 
   /** True when it has read to the end of the table. */
-  async #readTable(pagesMax: number, stopping: AbortSignal): Promise<boolean> {
+  #readTable(pagesMax: number, stopping: AbortSignal): Promise<boolean> {
     const due = new Map([...this.#marks].filter(([slot]) => this.#due.has(slot)));
-    const after = await this.#persist(() => replayFrom(this.#database, due), stopping);
-    for (let pages = 0; after && after.size > 0; pages++) {
-      const events =
-        pages < pagesMax
-          ? await this.#persist(() => pageOfEvents(this.#database, this.#database.city, after, PAGE_EVENTS_MAX), stopping)
-          : undefined;
-      if (!events) return false;
-      const concerned = events.filter((event) => this.#types.has(event.type));
-      for (let at = 0; at < concerned.length; at += BATCH_EVENTS_MAX) {
-        if (!(await this.#deliver(concerned.slice(at, at + BATCH_EVENTS_MAX), stopping))) return false;
-      }
-      const bySlot = Map.groupBy(events, (event) => event.slot);
-      for (const slot of after.keys()) {
-        const read = bySlot.get(slot) ?? [];
-        const last = read.at(-1);
-        if (last && read.length === PAGE_EVENTS_MAX) after.set(slot, last.id);
-        else after.delete(slot);
-      }
-    }
-    return after !== undefined;
+    let pages = 0;
+    return readTable(
+      this.#database,
+      due,
+      (work) => this.#persist(work, stopping),
+      async (events) => {
+        const concerned = events.filter((event) => this.#delivery.concerns(event));
+        for (let at = 0; at < concerned.length; at += BATCH_EVENTS_MAX) {
+          if (!(await this.#deliver(concerned.slice(at, at + BATCH_EVENTS_MAX), stopping))) return false;
+        }
+        for (const event of events) this.#mark(event);
+        return ++pages < pagesMax;
+      },
+    );
   }
 
-  /** True when every event is handled or parked; false when told to stop before. */
-  async #deliver(batch: readonly StoredEvent[], stopping: AbortSignal): Promise<boolean> {
-    const [first] = batch;
-    if (!first) return true;
-    for (let attempt = 1; ; attempt++) {
-      const error = await this.#persist(() => this.#attempt(batch), stopping);
-      if (error === undefined) return false;
-      if (error === HANDLED) break;
-      this.#watch.failed(this.#consumer.name, error, batch.length);
-      if (batch.length > 1) {
-        const half = batch.length >> 1;
-        return (await this.#deliver(batch.slice(0, half), stopping)) && this.#deliver(batch.slice(half), stopping);
-      }
-      if (attempt === TRIES_MAX) {
-        const text = error.stack ?? error.message;
-        const parked = await this.#persist(
-          () => parkEvent(this.#database, this.#consumer.name, first, text, attempt).then(() => true),
-          stopping,
-        );
-        if (!parked) return false;
-        this.#watch.parked(this.#consumer.name, first, error);
-        break;
-      }
-      await rest(retryMs(attempt), stopping);
-    }
-    for (const event of batch) {
-      this.#marks.set(event.slot, event.id);
-      this.#changed.add(event.slot);
-    }
-    return true;
-  }
-
-  /** HANDLED, or what is wrong with the batch; a database that is away is thrown. */
-  async #attempt(batch: readonly StoredEvent[]): Promise<Error | typeof HANDLED> {
-    try {
-      await this.#consumer.handle(batch);
-      this.#watch.handled(this.#consumer.name, batch.length);
-      return HANDLED;
-    } catch (error) {
-      if (isPassing(error)) throw error;
-      return error instanceof Error ? error : new Error(`the consumer threw ${String(error)}`);
-    }
+  #deliver(batch: readonly StoredEvent[], stopping: AbortSignal): Promise<boolean> {
+    return this.#delivery.deliver(batch, (work) => this.#persist(work, stopping), stopping);
   }
 
   /** Repeats until there is an answer; undefined when told to stop before. */
@@ -221,12 +176,3 @@ export class Lane implements Reader {
     return undefined;
   }
 }
-
-/** Not the events' fault: it goes away by itself. */
-const isPassing = (error: unknown): boolean =>
-  error instanceof DatabaseUnavailable || isContention(error) || (error instanceof DomainError && error.retryable);
-
-const retryMs = (attempt: number): number => Math.min(RETRY_MS_MIN * 2 ** (attempt - 1), RETRY_MS_MAX);
-
-/** Sleeps; a stop ends it early. */
-const rest = (ms: number, stopping: AbortSignal): Promise<void> => sleep(ms, undefined, { signal: stopping }).catch(() => undefined);

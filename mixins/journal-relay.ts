@@ -11,7 +11,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "moleculer";
 import { type Database, DatabaseUnavailable, sqlState } from "../db/database.ts";
 import { ReplicationStream, type EventRow, type ReplicationListener } from "../db/replication.ts";
-import { type EventConsumer, Lane, type LaneWatch } from "./journal-lane.ts";
+import type { DeliveryWatch, EventConsumer } from "./journal-delivery.ts";
+import { Lane, type LaneWatch } from "./journal-lane.ts";
 import {
   createReplicationSlot,
   distrustMarks,
@@ -49,9 +50,10 @@ export type RelayState = "starting" | "standing by" | "reading" | "stopped";
 export class Relay {
   readonly database: Database;
   readonly #consumers: readonly EventConsumer[];
-  readonly #types: ReadonlySet<string>;
+  /** Undefined: every type there is. */
+  readonly #types: ReadonlySet<string> | undefined;
   readonly #logger: Logger;
-  readonly #watch: Omit<LaneWatch, "unreachable">;
+  readonly #watch: DeliveryWatch;
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
   #state: RelayState = "starting";
@@ -60,10 +62,12 @@ export class Relay {
   #alarmed = false;
   #complaint = "";
 
-  constructor(database: Database, consumers: readonly EventConsumer[], logger: Logger, watch: Omit<LaneWatch, "unreachable">) {
+  constructor(database: Database, consumers: readonly EventConsumer[], logger: Logger, watch: DeliveryWatch) {
     this.database = database;
     this.#consumers = consumers;
-    this.#types = new Set(consumers.flatMap((consumer) => consumer.types));
+    this.#types = consumers.some((consumer) => consumer.types === "every")
+      ? undefined
+      : new Set(consumers.flatMap((consumer) => consumer.types));
     this.#logger = logger;
     this.#watch = watch;
   }
@@ -178,8 +182,8 @@ export class Relay {
 class Session implements ReplicationListener {
   readonly #database: Database;
   readonly #consumers: readonly EventConsumer[];
-  readonly #types: ReadonlySet<string>;
-  readonly #watch: Omit<LaneWatch, "unreachable">;
+  readonly #types: ReadonlySet<string> | undefined;
+  readonly #watch: DeliveryWatch;
   readonly #complain: (error: unknown) => void;
   readonly #lanes: Lane[] = [];
   readonly #window = new Window(this.#lanes);
@@ -196,8 +200,8 @@ class Session implements ReplicationListener {
   constructor(
     database: Database,
     consumers: readonly EventConsumer[],
-    types: ReadonlySet<string>,
-    watch: Omit<LaneWatch, "unreachable">,
+    types: ReadonlySet<string> | undefined,
+    watch: DeliveryWatch,
     complain: (error: unknown) => void,
   ) {
     this.#database = database;
@@ -258,7 +262,7 @@ class Session implements ReplicationListener {
   }
 
   wants(type: string): boolean {
-    return this.#types.has(type);
+    return this.#types?.has(type) ?? true;
   }
 
   row(row: EventRow): void {

@@ -1,4 +1,4 @@
-/** SQL of the journal: replication slots, marks, the events table as a reader sees it, parked events, the inbox. */
+/** SQL of the journal: replication slots, marks, the events table as a reader sees it, the inbox. Parked events: `journal-parked.ts`. */
 import type { Queryable, Statement } from "../db/database.ts";
 import type { EventRow } from "../db/replication.ts";
 import { type StoredEvent, storedEvent } from "./stored-event.ts";
@@ -119,26 +119,6 @@ const PAGE: Statement = {
 export async function pageOfEvents(tx: Queryable, city: number, after: ReadonlyMap<number, string>, limit: number): Promise<StoredEvent[]> {
   const rows = await tx.query<EventRow>(PAGE, [[...after.keys()], [...after.values()], limit]);
   return rows.map((row) => storedEvent(city, row));
-}
-
-const PARK: Statement = {
-  name: "journal/park",
-  text: `
-    insert into parked_events (consumer, source, event_id, event, error, attempts) values ($1, $2, $3, $4, $5, $6)
-        on conflict (consumer, source, event_id) do update set error = excluded.error, attempts = excluded.attempts, at = now()`,
-};
-/** Parking must not fail: PostgreSQL's texts hold no NUL, and a stack of a whole page tells enough. */
-export async function parkEvent(tx: Queryable, consumer: string, event: StoredEvent, error: string, attempts: number): Promise<void> {
-  const { type, subject, actor, requestId, idemKey, data, at } = event;
-  const told = error.replaceAll("\0", "").slice(0, 4_000);
-  await tx.query(PARK, [
-    consumer,
-    event.source,
-    event.id,
-    JSON.stringify({ type, subject, actor, requestId, idemKey, data, at }),
-    told,
-    attempts,
-  ]);
 }
 
 const HEALTH: Statement = {

@@ -68,6 +68,12 @@ export class Metrics {
     labelNames: ["consumer", "outcome"] as const,
     registers: [this.registry],
   });
+  readonly redelivered = new Counter({
+    name: "tuanbar_events_redelivered_total",
+    help: "Batches of events that came again to an event consumer, since their node died or gave them back",
+    labelNames: ["consumer"] as const,
+    registers: [this.registry],
+  });
 
   /** Figures that are read when asked for, not counted along the way. */
   gauge(

@@ -33,6 +33,9 @@ class Row {
     this.#row = row;
     this.source = shardKey({ city, slot: row.slot });
   }
+  static rowOf(event: Row): EventRow {
+    return event.#row;
+  }
   get slot(): number {
     return this.#row.slot;
   }
@@ -64,3 +67,6 @@ class Row {
 
 /** The table's rows are written by `appendEvents` alone, whose types are these. */
 export const storedEvent = (city: number, row: EventRow): StoredEvent => new Row(city, row) as unknown as StoredEvent;
+
+/** The row of an event, to be sent on as it came. */
+export const rowOf = (event: StoredEvent): EventRow => Row.rowOf(event as unknown as Row);

@@ -86,6 +86,14 @@ describe("the documented examples", () => {
     await replay("deal.close", token, { id: dealId });
     assert.equal((await replay("ops.verify", admin))["ok"], true);
     await replay("ops.shards", admin);
+    await server.query(
+      "sh",
+      `insert into parked_events (consumer, source, event_id, event, error, attempts)
+       values ('nobody', '1/0', 1, '{"type":"order.created"}', 'an example', 5)`,
+    );
+    await replay("ops.deadLetters", admin);
+    await replay("ops.replayDeadLetter", admin, { id: "nobody.1.0.1" });
+    await replay("ops.dropDeadLetter", admin, { id: "nobody.1.0.1" });
     await replay("user.logout", undefined, {}, { refreshToken: tokens["refreshToken"] });
     assert.deepEqual(
       REST_CONTRACTS.map((contract) => contract.name).filter((name) => !tried.has(name)),

@@ -239,8 +239,10 @@ create table parked_events (
   error text not null,
   attempts integer not null,
   at timestamp with time zone default now() not null,
+  replaying boolean default false not null,
   constraint parked_events_pkey PRIMARY KEY (consumer, source, event_id)
 );
+CREATE INDEX parked_events_replaying ON parked_events USING btree (consumer) WHERE replaying;
 
 create table payments (
   slot smallint not null,
@@ -369,6 +371,14 @@ create table stock_flows (
 ) partition by LIST (slot);
 -- partitions: stock_flows_00 to stock_flows_15, one a slot
 CREATE INDEX stock_flows_deal ON stock_flows USING btree (slot, deal_id);
+
+create table stream_positions (
+  consumer text not null,
+  chain text not null,
+  seq bigint not null,
+  at timestamp with time zone default now() not null,
+  constraint stream_positions_pkey PRIMARY KEY (consumer)
+);
 
 create table tcc_barriers (
   slot smallint not null,

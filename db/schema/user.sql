@@ -145,8 +145,10 @@ create table parked_events (
   error text not null,
   attempts integer not null,
   at timestamp with time zone default now() not null,
+  replaying boolean default false not null,
   constraint parked_events_pkey PRIMARY KEY (consumer, source, event_id)
 );
+CREATE INDEX parked_events_replaying ON parked_events USING btree (consumer) WHERE replaying;
 
 create table refresh_tokens (
   slot smallint not null,
@@ -182,6 +184,14 @@ create table requests (
   constraint requests_pkey PRIMARY KEY (slot, caller, idem_key)
 ) partition by LIST (slot);
 -- partitions: requests_00 to requests_15, one a slot
+
+create table stream_positions (
+  consumer text not null,
+  chain text not null,
+  seq bigint not null,
+  at timestamp with time zone default now() not null,
+  constraint stream_positions_pkey PRIMARY KEY (consumer)
+);
 
 create table tcc_barriers (
   slot smallint not null,

@@ -1,4 +1,5 @@
 import { action, shape } from "../../mixins/contract.ts";
+import { list, PAGE } from "../../mixins/page.ts";
 
 export const Check = shape("Check", { name: "string", ok: "boolean", violations: "number", detail: "string" });
 export const Verification = shape("Verification", { ok: "boolean", checkedAt: "time", checks: { type: "array", items: Check } });
@@ -32,4 +33,43 @@ export const listMailboxes = action("ops.mailboxes", {
   answer: { type: "array", items: MailboxView },
   timeoutMs: 2_000,
   retrySafe: true,
+});
+
+export const DeadLetter = shape("DeadLetter", {
+  id: "string",
+  consumer: "string",
+  /** The shard it is of, `city/slot`; with the event's id its name everywhere. */
+  source: "string",
+  eventId: "string",
+  type: "string",
+  event: "any",
+  error: "string",
+  attempts: "number",
+  parkedAt: "time",
+  replaying: "boolean",
+});
+/** Event consumer, city, slot, event. */
+const LETTER_ID = { type: "string", pattern: /^[a-z][a-z0-9-]{0,62}\.\d{1,3}\.\d{1,2}\.\d{1,18}$/ } as const;
+const admins = { method: "POST", who: "admin", tag: "Operating" } as const;
+export const listDeadLetters = action("ops.deadLetters", {
+  summary: "Events that an event consumer could not digest, with their errors",
+  params: { ...PAGE, consumer: { type: "string", optional: true, max: 63 } },
+  answer: list("DeadLetterList", DeadLetter),
+  errors: ["VALIDATION_ERROR"],
+  rest: { ...admins, method: "GET", path: "/ops/dead-letters", status: 200 },
+});
+export const replayDeadLetter = action("ops.replayDeadLetter", {
+  summary: "Hand an event to its event consumer again; within seconds it is gone from the list, or there with its new error",
+  params: { id: LETTER_ID },
+  answer: DeadLetter,
+  errors: ["DEAD_LETTER_NOT_FOUND"],
+  retrySafe: true,
+  rest: { ...admins, path: "/ops/dead-letters/{id}/replay", status: 202 },
+});
+export const dropDeadLetter = action("ops.dropDeadLetter", {
+  summary: "Give an event up for its event consumer; the answer is the last that is seen of it",
+  params: { id: LETTER_ID },
+  answer: DeadLetter,
+  errors: ["DEAD_LETTER_NOT_FOUND"],
+  rest: { ...admins, path: "/ops/dead-letters/{id}/drop", status: 200 },
 });

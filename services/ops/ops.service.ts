@@ -1,9 +1,10 @@
-/** Ops: what operators ask of the whole house. `verify` proves every invariant, `shards` shows who owns what and what waits. */
+/** Ops: what operators ask of the whole house. `verify` proves every invariant, `shards` shows who owns what and what waits, `deadLetters` what was put aside. */
 import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
+import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
 import { registerGauges } from "./gauges.ts";
-import { listMailboxes, listShards, verify } from "./ops.contract.ts";
+import { dropDeadLetter, listDeadLetters, listMailboxes, listShards, replayDeadLetter, verify } from "./ops.contract.ts";
 import { viewShards } from "./shards.ts";
 import { Verifier } from "./verify.ts";
 
@@ -19,6 +20,9 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     verify: handle(verify, verifyAll),
     shards: handle(listShards, shards),
     mailboxes: handle(listMailboxes, mailboxes),
+    deadLetters: handle(listDeadLetters, deadLetters),
+    replayDeadLetter: handle(replayDeadLetter, replay),
+    dropDeadLetter: handle(dropDeadLetter, drop),
   },
   created() {
     this.platform = platformOf(this.broker);
@@ -45,4 +49,19 @@ async function mailboxes(this: This): Promise<Answer<typeof listMailboxes>> {
   return this.platform
     .mailboxes()
     .map(({ shard, depth, lastBatchSize }) => ({ city: shard.city, slot: shard.slot, depth, batchSize: lastBatchSize }));
+}
+
+function deadLetters(this: This, ctx: Ctx<typeof listDeadLetters>): Promise<Answer<typeof listDeadLetters>> {
+  return viewLetters(this.platform, { limit: 20, ...ctx.params });
+}
+
+function replay(this: This, ctx: Ctx<typeof replayDeadLetter>): Promise<Answer<typeof replayDeadLetter>> {
+  return replayLetter(this.platform, ctx.params.id);
+}
+
+/** The log keeps who gave up what. */
+async function drop(this: This, ctx: Ctx<typeof dropDeadLetter>): Promise<Answer<typeof dropDeadLetter>> {
+  const letter = await removeLetter(this.platform, ctx.params.id);
+  this.logger.warn({ letter }, `dead letter ${letter.id} was dropped by ${ctx.meta.caller?.username ?? "the platform"}`);
+  return letter;
 }

@@ -2,7 +2,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { Database } from "../../db/database.ts";
 import type { OrderId, UserId } from "../../domain/ids.ts";
+import type { NatsSettings } from "../../mixins/bus.ts";
 import { appendEvents } from "../../mixins/events.ts";
+import { EventStreams } from "../../mixins/jetstream.ts";
 import { Journal, once, type EventConsumer, type StoredEvent } from "../../mixins/journal.ts";
 import { Metrics } from "../../mixins/metrics.ts";
 
@@ -22,7 +24,7 @@ export const append = (database: Database, slot: number, count: number, from = 1
         idemKey: "团购 key",
         data: {
           orderId: "1000" as OrderId,
-          consumerId: "16" as UserId,
+          consumerId: "4096" as UserId,
           merchantId: "1" as never,
           dealId: "1" as never,
           quantity: from + index,
@@ -79,25 +81,44 @@ export const effectConsumer = (
   },
 });
 
+export const natsAt = (url: string): NatsSettings => ({ servers: [new URL(url).host] });
+
 export interface RunningJournal {
   readonly journal: Journal;
   /** What was logged, as `level: text`. */
   readonly log: string[];
   readonly metrics: Metrics;
+  /** Also ends its connection to NATS. */
+  stop(): Promise<void>;
 }
 
-export function startJournal(databases: readonly Database[], consumers: readonly EventConsumer<"order.created">[]): RunningJournal {
+export function startJournal(
+  databases: readonly Database[],
+  consumers: readonly EventConsumer<"order.created">[],
+  nats?: { readonly url: string; /** What the node does; both unless one is named. */ readonly part?: "publishes" | "listens" },
+): RunningJournal {
   const log: string[] = [];
   const write =
     (level: string) =>
     (...parts: unknown[]): void =>
       void log.push(`${level}: ${parts.filter((part) => typeof part === "string").join(" ")}`);
-  const logger = Object.fromEntries(["fatal", "error", "warn", "info", "debug", "trace"].map((level) => [level, write(level)]));
+  const logger = Object.fromEntries(["fatal", "error", "warn", "info", "debug", "trace"].map((level) => [level, write(level)])) as never;
   const journal = new Journal();
   const metrics = new Metrics();
   for (const consumer of consumers) journal.subscribe(consumer);
-  journal.start(databases, metrics, logger as never);
-  return { journal, log, metrics };
+  const streams = nats && new EventStreams(natsAt(nats.url), "test", logger);
+  if (streams) journal.travelBy(streams);
+  if (nats?.part !== "listens") journal.start(databases, metrics, logger);
+  if (streams && nats?.part !== "publishes") journal.listen(databases, metrics, logger);
+  return {
+    journal,
+    log,
+    metrics,
+    async stop() {
+      await journal.stop();
+      await streams?.close();
+    },
+  };
 }
 
 /** Waits until it holds; says what for when it does not in time. */

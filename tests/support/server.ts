@@ -6,6 +6,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import pg from "pg";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -96,6 +97,15 @@ export class Server {
     const pid = Number(readFileSync(join(this.dataDir, "postgres", "postmaster.pid"), "utf8").split("\n")[0]);
     assert.ok(pid > 1, "postmaster.pid holds a pid");
     process.kill(pid, "SIGKILL");
+  }
+
+  /** Behind the program's back, in its own PostgreSQL: for rows that only misfortune makes. */
+  async query(database: string, sql: string): Promise<void> {
+    const [, , , port, socketDir] = readFileSync(join(this.dataDir, "postgres", "postmaster.pid"), "utf8").split("\n");
+    const client = new pg.Client({ host: socketDir, port: Number(port), user: "tuanbar", database });
+    await client.connect();
+    await client.query(sql);
+    await client.end();
   }
 
   /** One request; a key of its own on every POST. Network errors are thrown. */

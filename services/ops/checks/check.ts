@@ -2,11 +2,17 @@
  * What `/ops/verify` asks of one database. A check is one value: its name, what it proves in a sentence a person reads, and SQL that returns
  * the rows that break it. No row means it holds. Every statement here is a scatter read over all slots on purpose: reports may, drains may not.
  */
+import { LIMITS } from "../../../domain/limits.ts";
 
 /** Seconds a background worker may be late before lateness is a fault: expiry and deadlines are looked for every second, recovery starts after 20 s. */
 export const GRACE_SECONDS = 120;
 /** Seconds an event may travel to its consumers: a relay that restarts takes a few, a drain that made it ten at most. */
 export const RELAY_SECONDS = 30;
+/**
+ * Rows made since then have all their events: older ones go (`mixins/journal-prune.ts`), a day is for what is going just now. What is older
+ * is checked as far as its events tell.
+ */
+export const HAS_ALL_EVENTS = (created: string): string => `(${created} > now() - interval '${LIMITS.eventsKeptDays - 1} days')`;
 
 export interface Check {
   /** `theme.claim`: stable, operators alert on it. */

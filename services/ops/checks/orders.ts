@@ -1,7 +1,7 @@
 /** Orders: each was made once, from what there is, and came to its state by steps the state machine allows. */
 import { ORDER, ORDER_INITIAL } from "../../../domain/order/state.ts";
 import { arrows } from "../../../domain/transition.ts";
-import { type Check, GRACE_SECONDS } from "./check.ts";
+import { type Check, GRACE_SECONDS, HAS_ALL_EVENTS } from "./check.ts";
 
 const STEPS = arrows(ORDER);
 
@@ -38,7 +38,7 @@ export const ORDER_CHECKS: readonly Check[] = [
       select slot, id, e.events
         from orders o
         full join (select slot, subject as id, count(*) as events from events where type = 'order.created' group by slot, subject) e using (slot, id)
-       where o.deal_id is null or e.events is distinct from 1`,
+       where o.deal_id is null or e.events > 1 or (e.events is null and ${HAS_ALL_EVENTS("o.created_at")})`,
   },
   {
     name: "orders.history",
@@ -46,18 +46,19 @@ export const ORDER_CHECKS: readonly Check[] = [
     proves: "an order's order.moved events are a path of the state machine from its first state to the one it is in",
     statement: `
       with moves as (
-        select slot, id, moved_from, moved_to, lag(moved_to, 1, $1) over steps as came_from, lead(1, 1, 0) over steps = 0 as is_last
+        select slot, id, moved_from, moved_to, lag(moved_to) over steps as came_from, lead(1, 1, 0) over steps = 0 as is_last
           from (select slot, subject as id, id as event_id, data ->> 'from' as moved_from, data ->> 'to' as moved_to
                   from events where type = 'order.moved' offset 0) narrow
         window steps as (partition by slot, id order by event_id)
       ), paths as (
-        select slot, id, max(moved_to) filter (where is_last) as ends_in,
-               bool_and(moved_from = came_from and (moved_from, moved_to) in (select * from unnest($2::text[], $3::text[]))) as is_path
+        select slot, id, max(moved_to) filter (where is_last) as ends_in, max(moved_from) filter (where came_from is null) as starts_in,
+               bool_and((came_from is null or moved_from = came_from) and (moved_from, moved_to) in (select * from unnest($2::text[], $3::text[]))) as is_path
           from moves group by slot, id
       )
       select slot, id, o.state, p.ends_in, p.is_path
         from orders o full join paths p using (slot, id)
-       where o.deal_id is null or o.state <> coalesce(p.ends_in, $1) or not coalesce(p.is_path, true)`,
+       where o.deal_id is null or o.state <> p.ends_in or not p.is_path
+          or (${HAS_ALL_EVENTS("o.created_at")} and (p.starts_in <> $1 or (p.ends_in is null and o.state <> $1)))`,
     values: [ORDER_INITIAL, STEPS.map(([from]) => from), STEPS.map(([, to]) => to)],
   },
   {

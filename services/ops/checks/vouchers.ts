@@ -1,5 +1,5 @@
 /** Vouchers: one a unit, worth together what was paid, redeemed once. */
-import type { Check } from "./check.ts";
+import { type Check, HAS_ALL_EVENTS } from "./check.ts";
 
 export const VOUCHER_CHECKS: readonly Check[] = [
   {
@@ -36,11 +36,11 @@ export const VOUCHER_CHECKS: readonly Check[] = [
     proves: "as many redemptions of an order's vouchers happened as vouchers of it are redeemed",
     statement: `
       select slot, order_id, v.redeemed, e.redemptions
-        from (select slot, order_id::text as order_id, count(*) as redeemed from vouchers
+        from (select slot, order_id::text as order_id, count(*) as redeemed, min(issued_at) as issued_at from vouchers
                where state in ('REDEEMED', 'SETTLED') group by slot, vouchers.order_id) v
         full join (select slot, data ->> 'orderId' as order_id, count(*) as redemptions
                      from events where type = 'voucher.redeemed' group by slot, data ->> 'orderId') e using (slot, order_id)
-       where v.redeemed is distinct from e.redemptions`,
+       where coalesce(e.redemptions, 0) > coalesce(v.redeemed, 0) or (e.redemptions is distinct from v.redeemed and ${HAS_ALL_EVENTS("v.issued_at")})`,
   },
   {
     name: "vouchers.completed",
