@@ -2,8 +2,7 @@
 import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
-import { registerGauges } from "./gauges.ts";
-import { listMailboxes, listShards, verify } from "./ops.contract.ts";
+import { listShards, verify } from "./ops.contract.ts";
 import { viewShards } from "./shards.ts";
 import { Verifier } from "./verify.ts";
 
@@ -18,14 +17,10 @@ const ops: ServiceSchema<{}, {}, Vars> = {
   actions: {
     verify: handle(verify, verifyAll),
     shards: handle(listShards, shards),
-    mailboxes: handle(listMailboxes, mailboxes),
   },
   created() {
     this.platform = platformOf(this.broker);
     this.verifier = new Verifier(this.platform);
-  },
-  started() {
-    registerGauges(this.platform);
   },
   stopped() {
     return this.verifier.stop();
@@ -39,10 +34,4 @@ function verifyAll(this: This): Promise<Answer<typeof verify>> {
 
 async function shards(this: This, ctx: Ctx<typeof listShards>): Promise<Answer<typeof listShards>> {
   return { items: await viewShards(ctx, this.platform) };
-}
-
-async function mailboxes(this: This): Promise<Answer<typeof listMailboxes>> {
-  return this.platform
-    .mailboxes()
-    .map(({ shard, depth, lastBatchSize }) => ({ city: shard.city, slot: shard.slot, depth, batchSize: lastBatchSize }));
 }
