@@ -1,0 +1,49 @@
+/** The servers a cluster stands on that do not come from npm. */
+import { execFile } from "node:child_process";
+import { access, constants } from "node:fs/promises";
+import { delimiter, join } from "node:path";
+import { promisify } from "node:util";
+import { StartError } from "./start-error.ts";
+
+export type ServerName = "nats-server" | "redis-server" | "nginx";
+
+const run = promisify(execFile);
+/** Debian keeps servers where an ordinary user's PATH does not look. */
+const SYSTEM_FOLDERS = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/usr/bin"];
+const INSTALL_MS_MAX = 180_000;
+
+/** The path of a server's program: on the PATH, else installed as a Debian package by root, else a StartError that says how to get it. */
+export async function findServer(name: ServerName): Promise<string> {
+  const found = await look(name);
+  if (found !== undefined) return found;
+  const apt = await look("apt-get");
+  const how = `install it (Debian: apt-get install ${name}) and run this again`;
+  if (apt === undefined || process.getuid?.() !== 0) throw new StartError(`${name} is not there: ${how}`);
+  process.stderr.write(`installing ${name} (apt-get install ${name})\n`);
+  const options = { timeout: INSTALL_MS_MAX, env: { ...process.env, DEBIAN_FRONTEND: "noninteractive", RUNLEVEL: "1" } };
+  try {
+    await run(apt, ["-q", "update"], options);
+    await run(apt, ["-q", "install", "-y", "--no-install-recommends", name], options);
+  } catch (error) {
+    const said = (error as { stderr?: string }).stderr?.trim().split("\n").at(-1) ?? String(error);
+    throw new StartError(`${name} cannot be installed (${said}): ${how}`, { cause: error });
+  }
+  return (await look(name)) ?? fail(`${name} was installed and is not found: ${how}`);
+}
+
+async function look(program: string): Promise<string | undefined> {
+  for (const folder of [...(process.env["PATH"] ?? "").split(delimiter), ...SYSTEM_FOLDERS]) {
+    if (folder === "") continue;
+    const path = join(folder, program);
+    const isThere = await access(path, constants.X_OK).then(
+      () => true,
+      () => false,
+    );
+    if (isThere) return path;
+  }
+  return undefined;
+}
+
+function fail(message: string): never {
+  throw new StartError(message);
+}
