@@ -36,7 +36,7 @@ export class DatabaseUnavailable extends Error {
 const SESSION =
   `-c plan_cache_mode=force_custom_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off -c enable_memoize=off ` +
   `-c jit=off -c timezone=UTC -c lock_timeout=${LIMITS.lockWaitMs} -c statement_timeout=${LIMITS.statementMs} ` +
-  `-c idle_in_transaction_session_timeout=${LIMITS.requestMs}`;
+  `-c idle_in_transaction_session_timeout=${LIMITS.transactionIdleMs}`;
 
 /** Four drains at once keep two cores busy with one database; more only queue inside PostgreSQL, where nobody can shed them. */
 const CONNECTIONS_MAX = 6;
