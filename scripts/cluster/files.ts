@@ -61,6 +61,10 @@ export function keyspacesFile(dataDir: string, from: string, urlOf: (keyspace: s
   return write(join(dataDir, "keyspaces.yaml"), stringify({ keyspaces }));
 }
 
+/** As the gateway would say it. */
+const problem = (code: string, title: string, status: number, detail: string): string =>
+  `{"type":"urn:tuanbar:error:${code}","title":"${title}","status":${status},"code":"${code}","detail":"${detail}","traceId":"$request_id"}`;
+
 /**
  * TLS 1.3 in front of the gateways. Which requests may be sent twice: those that only read, and those with an idempotency key; another POST goes
  * to the next gateway only when the first one did not take the connection. One process without a master, so that a kill leaves no worker behind
@@ -93,7 +97,9 @@ ${temporary.join("\n")}
   keepalive_requests 1000000;
 
   upstream gateways {
-${of.gateways.map((port) => `    server 127.0.0.1:${port} max_fails=1 fail_timeout=1s;`).join("\n")}
+    # A gateway that refuses costs a connection attempt; one that hangs is left alone after eight. One failure must not be enough: while the
+    # other one restarts, it would close the only door there is.
+${of.gateways.map((port) => `    server 127.0.0.1:${port} max_fails=8 fail_timeout=1s;`).join("\n")}
     keepalive 256;
     keepalive_requests 1000000;
     # Shorter than the gateways keep theirs, so that nobody writes into a closing connection.
@@ -126,10 +132,22 @@ ${of.gateways.map((port) => `    server 127.0.0.1:${port} max_fails=1 fail_timeo
 
     location / {
       if ($repeatable) { return 418; }
+      error_page 502 504 = @unknown;
       proxy_next_upstream error timeout;
       proxy_pass http://gateways;
     }
+    # No gateway answered. Where the request may be sent twice, the client may do so too; of any other nobody knows whether it happened.
+    location @later {
+      default_type application/problem+json;
+      add_header Retry-After 1 always;
+      return 503 '${problem("UNAVAILABLE", "Unavailable", 503, "the service cannot be reached; try again in 1 s")}';
+    }
+    location @unknown {
+      default_type application/problem+json;
+      return 504 '${problem("TIMEOUT", "Timeout", 504, "no answer in time; whether it happened is not known")}';
+    }
     location @repeatable {
+      error_page 502 504 = @later;
       proxy_next_upstream error timeout non_idempotent;
       proxy_pass http://gateways;
     }

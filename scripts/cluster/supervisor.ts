@@ -40,8 +40,8 @@ const NODES: readonly (readonly [Role, number])[] = [
 /** Which PostgreSQL server has which keyspace: people and one city, the other cities. */
 const ON_FIRST_SERVER = new Set(["user", "sh"]);
 const WHOLE_MS_MAX = 60_000;
-/** Until every registry has heard of a node that is back, before the next one goes. */
-const SETTLE_MS = 1_000;
+/** Until every registry has heard of a node that is back, and nginx tries a gateway again (a second), before the next one goes. */
+const SETTLE_MS = 1_500;
 
 export class Cluster {
   readonly #options: ClusterOptions;

@@ -78,13 +78,17 @@ describe("a cluster", () => {
     return items.find((shard) => shard.city === "sh" && shard.slot === slot)?.owner ?? "";
   }
 
-  async function everythingHolds(shopping: Shopping): Promise<void> {
+  async function everyOrderIsThere(shopping: Shopping): Promise<void> {
     await Promise.all(
       [...shopping.acknowledged].map(async ([id, { token, paid }]) => {
         const { status } = await expect<{ status: string }>(200, cluster.insist("GET", `/orders/${id}`, { token }));
         if (paid) assert.match(status, /^(PAID|CONFIRMED)$/, `order ${id} was paid`);
       }),
     );
+  }
+
+  async function everythingHolds(shopping: Shopping): Promise<void> {
+    await everyOrderIsThere(shopping);
     let failing: unknown;
     // What was being paid when its node went is given up after 20 s.
     await until(async () => {
@@ -107,7 +111,7 @@ describe("a cluster", () => {
     const recoveredMs = shopping.firstAfterMark ?? Number.POSITIVE_INFINITY;
     await sleep(1_000);
     await shopping.end();
-    await everythingHolds(shopping);
+    await everyOrderIsThere(shopping);
     return recoveredMs;
   }
 
@@ -188,6 +192,8 @@ describe("a cluster", () => {
     t.diagnostic(`first success after ${Math.round(ms)} ms`);
     assert.ok(ms < RECOVERED_MS_MAX, `first success after ${ms} ms`);
   });
+
+  it("has kept every invariant through all that", () => everythingHolds(new Shopping(cluster, [], deals)));
 
   it("stays right when two workers drain one shard at once", async () => {
     const stock = 400;
