@@ -59,7 +59,7 @@ const variants = new WeakMap<Statement, Statement[] | "none">();
 const SESSION =
   `-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off -c enable_memoize=off ` +
   `-c jit=off -c timezone=UTC -c lock_timeout=${LIMITS.lockWaitMs} -c statement_timeout=${LIMITS.statementMs} ` +
-  `-c idle_in_transaction_session_timeout=${LIMITS.requestMs}`;
+  `-c idle_in_transaction_session_timeout=${LIMITS.transactionIdleMs}`;
 
 /** Four drains at once keep two cores busy with one database; more only queue inside PostgreSQL, where nobody can shed them. */
 const CONNECTIONS_MAX = 6;

@@ -1,14 +1,17 @@
 /** `npm run demo`: an evening in the city against the running server, over HTTP as its clients. Exit 1 when anything does not add up. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { getCACertificates, setDefaultCACertificates } from "node:tls";
+import { parseArgs } from "node:util";
 import { close, type Sums } from "./closing.ts";
 import { Director, type Evening } from "./evening.ts";
 import { Http, Unreachable } from "./http.ts";
 import { Faults } from "./people.ts";
 
-const HELP = `usage: npm run demo
-Plays an evening against the server at HOST:PORT (127.0.0.1:3000); start one with npm start.
-The admin's password comes from ADMIN_PASSWORD, else from DATA_DIR/secrets/admin-password.`;
+const HELP = `usage: npm run demo [-- https://localhost:3000 [--ca ca.pem]]
+Plays an evening against the server at that address, else at HOST:PORT (127.0.0.1:3000); start one with npm start or npm run cluster.
+The admin's password comes from ADMIN_PASSWORD, else from DATA_DIR/secrets/admin-password; the certificate authority of a cluster
+from --ca, else from DATA_DIR/tls/ca.pem.`;
 
 interface Verification {
   readonly ok: boolean;
@@ -21,9 +24,32 @@ function baseUrl(): string {
   return `http://${reachable.includes(":") ? `[${reachable}]` : reachable}:${process.env["PORT"] || "3000"}`;
 }
 
+const dataDir = process.env["DATA_DIR"] || ".data";
+
+/** A cluster on one machine has an authority of its own, which nobody else needs to trust. */
+function trust(caFile: string | undefined): void {
+  const file = caFile ?? join(dataDir, "tls", "ca.pem");
+  if (caFile === undefined && !existsSync(file)) return;
+  setDefaultCACertificates([...getCACertificates("default"), readFileSync(file, "utf8")]);
+}
+
+/** Undefined: not understood. */
+function readArguments(): { readonly base: string; readonly ca: string | undefined } | undefined {
+  try {
+    const { values, positionals } = parseArgs({ options: { ca: { type: "string" } }, allowPositionals: true });
+    const [base = baseUrl(), ...more] = positionals;
+    return more.length === 0 && /^https?:$/.test(URL.parse(base)?.protocol ?? "")
+      ? { base: new URL(base).origin, ca: values.ca }
+      : undefined;
+  } catch {
+    // `parseArgs` names the option it does not know; the usage says what there is.
+    return undefined;
+  }
+}
+
 function adminPassword(): string | undefined {
   if (process.env["ADMIN_PASSWORD"]) return process.env["ADMIN_PASSWORD"];
-  const path = join(process.env["DATA_DIR"] || ".data", "secrets", "admin-password");
+  const path = join(dataDir, "secrets", "admin-password");
   return existsSync(path) ? readFileSync(path, "utf8").trim() : undefined;
 }
 
@@ -67,12 +93,14 @@ function table(http: Http, evening: Evening, sums: Sums, verified: string, secon
 }
 
 async function main(): Promise<number> {
-  if (process.argv.length > 2) {
+  const asked = readArguments();
+  if (asked === undefined) {
     process.stdout.write(`${HELP}\n`);
     return process.argv[2] === "--help" ? 0 : 1;
   }
+  if (asked.base.startsWith("https:")) trust(asked.ca);
   const startedMs = performance.now();
-  const http = new Http(baseUrl());
+  const http = new Http(asked.base);
   const faults = new Faults();
   const ready = await fetch(`${http.base}/readyz`).then(
     ({ ok }) => ok,

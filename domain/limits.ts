@@ -10,6 +10,8 @@ export const LIMITS = {
   mailboxMerchantCommandsMax: 2_048,
   /** A drain may wait this long for a row another node holds before it answers BUSY. */
   lockWaitMs: 1_000,
+  /** A transaction whose process says nothing for this long is ended: one that was stopped in the middle keeps its rows from whoever takes over. */
+  transactionIdleMs: 2_000,
   /** One statement of a drain. */
   statementMs: 8_000,
   /** What a client may wait for any answer. */
@@ -26,6 +28,7 @@ export const LIMITS = {
 } as const;
 
 invariant(LIMITS.lockWaitMs < LIMITS.statementMs, "a lock wait ends before its statement does");
+invariant(LIMITS.transactionIdleMs < LIMITS.requestMs, "rows of a stopped process are free again before those who wait for them give up");
 invariant(LIMITS.statementMs < LIMITS.requestMs, "a statement ends before its client gives up");
 invariant(LIMITS.requestMs < LIMITS.tryMs, "recovery never cancels a payment whose buyer still waits");
 invariant(LIMITS.mailboxMerchantCommandsMax < LIMITS.mailboxCommandsMax, "one merchant never fills a mailbox");

@@ -7,6 +7,7 @@ import type { ActionSchema, CallingOptions, Context, Service, ServiceBroker } fr
 import type { ErrorCode } from "../domain/errors.ts";
 import type { Id, Shard } from "../domain/ids.ts";
 import type { Role } from "../domain/user/role.ts";
+import { mayRepeat, sendAgain, type Repeatable } from "./again.ts";
 
 /** Scalars by their fastest-validator name. `id`, `fen`, `time` and `cursor` are ours: see `mixins/validator.ts`. */
 interface Scalars {
@@ -87,8 +88,8 @@ export interface Contract<N extends string = string, P extends Fields = Fields, 
   readonly timeoutMs: number;
   /** The same call twice has the effect of one, so it may be repeated when no answer came. */
   readonly retrySafe: boolean;
-  /** The shard it belongs to, read from its parameters; undefined where it belongs to no shard. */
-  readonly address?: (params: Infer<P>) => Shard;
+  /** The shard it belongs to, read from its parameters or from who asks; undefined where it belongs to no shard and goes to any node. */
+  readonly address?: (params: Infer<P>, caller: Caller | undefined) => Shard | undefined;
 }
 
 interface Options<P extends Fields> {
@@ -98,7 +99,7 @@ interface Options<P extends Fields> {
   readonly rest?: Rest;
   readonly timeoutMs?: number;
   readonly retrySafe?: boolean;
-  readonly address?: (params: Infer<P>) => Shard;
+  readonly address?: (params: Infer<P>, caller: Caller | undefined) => Shard | undefined;
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
@@ -153,18 +154,32 @@ export const handle = <N extends string, P extends Fields, A, T extends Service<
 /** Something that can call: a broker or a context. */
 export type Via = Pick<Context, "call"> | Pick<ServiceBroker, "call">;
 
-/** Calls an action by its contract; its shard's address travels in the headers (one hop), where the slot strategy reads it. */
+/**
+ * Calls an action by its contract; its shard's address travels in the headers (one hop), where the slot strategy reads it. A call whose node went
+ * away is sent to the next one where that is safe (`again.ts`), within the same deadline.
+ */
 export const call = <N extends string, P extends Fields, A>(
   via: Via,
   contract: Contract<N, P, A>,
   params: Infer<P>,
   options: CallingOptions = {},
 ): Promise<One<A>> => {
-  const shard = contract.address?.(params);
+  const meta = (options.meta ?? ("meta" in via ? via.meta : undefined)) as CallMeta | undefined;
+  const shard = contract.address?.(params, meta?.caller);
   const addressed = shard ? { ...options, headers: { ...options.headers, city: shard.city, slot: shard.slot } } : options;
+  const timeoutMs = options.timeout ?? contract.timeoutMs;
   // Both have the same method under two declarations that TypeScript cannot call as one.
-  return (via as Pick<Context, "call">).call<One<A>, Infer<P>>(contract.name, params, {
-    timeout: contract.timeoutMs,
-    ...addressed,
-  } as CallingOptions);
+  const send = (timeout: number): Promise<One<A>> =>
+    (via as Pick<Context, "call">).call<One<A>, Infer<P>>(contract.name, params, { ...addressed, timeout } as CallingOptions);
+  const startedMs = performance.now();
+  return send(timeoutMs).catch((error: unknown) => {
+    const what: Repeatable = { name: contract.name, twiceIsOnce: twiceIsOnce(contract, meta) };
+    // A call to one named node means that node.
+    if (options.nodeID !== undefined || !mayRepeat(error, what)) throw error;
+    return sendAgain(what, timeoutMs, startedMs, error, send);
+  });
 };
+
+/** It says so itself, or what it made is kept under the client's key. */
+const twiceIsOnce = ({ retrySafe, rest }: Pick<Contract, "retrySafe" | "rest">, meta: CallMeta | undefined): boolean =>
+  retrySafe || (rest?.key !== undefined && meta?.idempotencyKey !== undefined);

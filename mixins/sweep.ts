@@ -1,13 +1,15 @@
 /**
- * A sweep: every second, what is due in this node's databases is looked up and handed to its shard's action in batches. One sweep at a time;
- * a database that cannot be reached is tried again at the next. Acting twice on one row does nothing, so several nodes may sweep at once.
+ * A sweep: every second, what is due in the slots that are this node's is looked up and handed to their shard's action in batches. One sweep at a
+ * time; a database that cannot be reached is tried again at the next. Whose a slot is, is where its calls go: each slot is swept by one node and
+ * acted on there. While nodes come and go two may sweep one slot, or none for a moment: acting twice on one row does nothing.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Service } from "moleculer";
+import type { Service, ServiceBroker } from "moleculer";
 import type { Id, Shard } from "../domain/ids.ts";
-import type { Queryable } from "../db/database.ts";
+import type { Database, Queryable } from "../db/database.ts";
 import { action, call } from "./contract.ts";
 import { platformOf } from "./platform.ts";
+import { ownerOf } from "./slot-strategy.ts";
 
 export interface Sweep {
   stop(): Promise<void>;
@@ -39,7 +41,9 @@ export function sweep(
     let full = false;
     for (const database of platform.databases.values()) {
       if (!platform.servesCity(database.city)) continue;
-      const rows = await due.find(database, database.slots, ROWS_MAX);
+      const slots = ownSlots(service.broker, due.act.name, database);
+      if (slots.length === 0) continue;
+      const rows = await due.find(database, slots, ROWS_MAX);
       full ||= rows.length === ROWS_MAX;
       const bySlot = Map.groupBy(rows, (row) => row.slot);
       await Promise.all(
@@ -66,4 +70,10 @@ export function sweep(
       await running;
     },
   };
+}
+
+/** The database's slots whose calls of `action` come here; all of them while nobody offers it yet, this node included. */
+function ownSlots(broker: ServiceBroker, action: string, { city, slots }: Database): readonly number[] {
+  const offering = broker.registry.getActionEndpoints(action)?.endpoints.flatMap((one) => (one.isAvailable ? [one.id] : [])) ?? [];
+  return offering.length === 0 ? slots : slots.filter((slot) => ownerOf({ city, slot }, offering) === broker.nodeID);
 }

@@ -1,6 +1,9 @@
 import { accessSync, constants } from "node:fs";
 import { isIP } from "node:net";
+import { hostname } from "node:os";
 import { resolve } from "node:path";
+import type { NatsSettings } from "../mixins/bus.ts";
+import { ROLES, SERVICES, type RoleName, type ServiceName } from "../moleculer.config.ts";
 import { StartError } from "./start-error.ts";
 
 /** Every environment variable this program listens to, checked once at start: the rest of the code never reads `process.env`. */
@@ -18,18 +21,34 @@ export interface Settings {
   readonly logLevel: LogLevel;
   /** Path of a routing table with database URLs; unset: the embedded PostgreSQL. */
   readonly keyspacesFile?: string;
+  /** Addresses and networks of proxies in front, whose X-Forwarded-For counts. */
+  readonly trustedProxies: readonly string[];
+  /** Set: this process is one node of a cluster. */
+  readonly cluster?: ClusterSettings;
+  readonly redisUrl?: string;
+}
+
+export interface ClusterSettings {
+  readonly nats: NatsSettings;
+  readonly nodeId: string;
+  readonly services: readonly ServiceName[];
 }
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Servers that the cluster profile brings; refused rather than ignored, or somebody would believe them in use. */
-const NOT_YET = ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"];
+const NOT_YET = ["CLICKHOUSE_URL", "ELASTICSEARCH_URL"];
+/** Only a cluster has these. */
+const OF_A_CLUSTER = ["SERVICES", "NODE_ID", "NATS_CREDS", "NATS_CA"];
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** An empty value counts as unset: compose files write `PORT=${PORT:-}`. */
-export function readSettings(environment: Environment = process.env): Settings {
+/**
+ * An empty value counts as unset: compose files write `PORT=${PORT:-}`. `local`: the servers behind KEYSPACES are this machine's own, started by
+ * `npm run cluster`, so what is allowed with the embedded PostgreSQL is allowed there too.
+ */
+export function readSettings(environment: Environment = process.env, { local = false }: { local?: boolean } = {}): Settings {
   for (const name of Object.keys(environment)) {
     if (name.startsWith("TUANBAR_"))
       throw new StartError(`environment: ${name} is not known; our variables have no prefix (docs: README, "Settings")`);
@@ -40,10 +59,18 @@ export function readSettings(environment: Environment = process.env): Settings {
   }
   const keyspacesFile = readableFile(environment, "KEYSPACES");
   const rateLimits = oneOf(environment, "RATE_LIMITS", ["on", "off"], "on");
-  if (rateLimits === "off" && keyspacesFile !== undefined) {
-    throw new StartError('environment: RATE_LIMITS is "off", which is allowed only with the embedded PostgreSQL (KEYSPACES unset)');
+  if (rateLimits === "off" && keyspacesFile !== undefined && !local) {
+    throw new StartError(
+      'environment: RATE_LIMITS is "off", which is allowed only with the embedded PostgreSQL (KEYSPACES unset) and by npm run cluster',
+    );
   }
   const jwtSecret = secret(environment, "JWT_SECRET", 32);
+  const cluster = clusterSettings(environment);
+  if (cluster !== undefined && keyspacesFile === undefined)
+    throw new StartError("environment: NATS_URL is set and KEYSPACES is not: the nodes of a cluster share database servers");
+  if (cluster !== undefined && jwtSecret === undefined)
+    throw new StartError("environment: NATS_URL is set and JWT_SECRET is not: the nodes of a cluster share one secret");
+  const redisUrl = serverUrls(environment, "REDIS_URL", ["redis:", "rediss:"])?.join(",");
   const adminPassword = secret(environment, "ADMIN_PASSWORD", 8);
   return Object.freeze({
     port: wholeNumber(environment, "PORT", { from: 0, to: 65_535, otherwise: 3000 }),
@@ -56,7 +83,77 @@ export function readSettings(environment: Environment = process.env): Settings {
     ...(jwtSecret === undefined ? {} : { jwtSecret }),
     ...(adminPassword === undefined ? {} : { adminPassword }),
     ...(keyspacesFile === undefined ? {} : { keyspacesFile }),
+    trustedProxies: networks(environment, "TRUSTED_PROXIES"),
+    ...(cluster === undefined ? {} : { cluster }),
+    ...(redisUrl === undefined ? {} : { redisUrl }),
   });
+}
+
+/** Undefined without NATS_URL: then this process is all there is. */
+function clusterSettings(environment: Environment): ClusterSettings | undefined {
+  const urls = serverUrls(environment, "NATS_URL", ["nats:", "tls:"])?.map((url) => new URL(url));
+  if (urls === undefined) {
+    const stray = OF_A_CLUSTER.find((name) => environment[name]);
+    if (stray !== undefined) throw new StartError(`environment: ${stray} is set and NATS_URL is not: without it one process is everything`);
+    return undefined;
+  }
+  const { username, password } = urls.find((url) => url.username !== "") ?? { username: "", password: "" };
+  const credsFile = readableFile(environment, "NATS_CREDS");
+  const caFile = readableFile(environment, "NATS_CA");
+  return {
+    nats: {
+      servers: urls.map(({ hostname: host, port }) => `${host}:${port || "4222"}`),
+      ...(username === "" ? {} : { user: decodeURIComponent(username), pass: decodeURIComponent(password) }),
+      ...(credsFile === undefined ? {} : { credsFile }),
+      ...(caFile === undefined ? {} : { caFile }),
+    },
+    nodeId: nodeId(environment),
+    services: services(environment),
+  };
+}
+
+/** A stable name keeps a node's shards with it over a restart; a made-up one is at least nobody else's. */
+function nodeId(environment: Environment): string {
+  const value = environment["NODE_ID"] || `${hostname()}-${process.pid}`;
+  // A part of NATS subjects: a dot, a star or a space would be read as something else.
+  if (!/^[A-Za-z0-9_-]{1,64}$/.test(value.replaceAll(".", "-"))) throw wrong("NODE_ID", value, "1 to 64 letters, digits, - and _");
+  return value.replaceAll(".", "-");
+}
+
+/** Names of services and of roles, which stand for several; unset: all. In the order in which they start. */
+function services(environment: Environment): readonly ServiceName[] {
+  const value = environment["SERVICES"];
+  if (!value) return SERVICES;
+  const isRole = (name: string): name is RoleName => Object.hasOwn(ROLES, name);
+  const names = value.split(",").map((name) => name.trim());
+  const asked = new Set<string>(names.flatMap((name): readonly string[] => (isRole(name) ? ROLES[name] : [name])));
+  const unknown = [...asked].find((name) => !SERVICES.some((service) => service === name));
+  if (unknown !== undefined) throw wrong("SERVICES", unknown, [...Object.keys(ROLES), ...SERVICES].join(", "));
+  return SERVICES.filter((name) => asked.has(name) || name === "probe");
+}
+
+/** Never repeated in an error: there may be a password in it. */
+function serverUrls(environment: Environment, name: string, protocols: readonly string[]): readonly string[] | undefined {
+  const value = environment[name];
+  if (!value) return undefined;
+  const urls = value.split(",").map((url) => url.trim());
+  const isSound = (url: string): boolean => URL.canParse(url) && protocols.includes(new URL(url).protocol) && new URL(url).hostname !== "";
+  if (!urls.every(isSound))
+    throw new StartError(`environment: ${name} is not a URL or a list of them, allowed: ${protocols.join("//… or ")}//…`);
+  return urls;
+}
+
+function networks(environment: Environment, name: string): readonly string[] {
+  const value = environment[name];
+  if (!value) return [];
+  const all = value.split(",").map((network) => network.trim());
+  for (const network of all) {
+    const [address = "", bits = "0"] = network.split("/");
+    const family = isIP(address);
+    if (family === 0 || !/^\d{1,3}$/.test(bits) || Number(bits) > (family === 6 ? 128 : 32))
+      throw wrong(name, network, "IP addresses and networks such as 10.0.0.0/8, with commas between");
+  }
+  return all;
 }
 
 function wrong(name: string, value: string, allowed: string): StartError {

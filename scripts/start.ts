@@ -1,6 +1,7 @@
 /**
- * `npm start`: the whole platform in one process, on the embedded PostgreSQL unless KEYSPACES names servers. Says in one line why it cannot
- * start; stops cleanly on SIGINT and SIGTERM (exit 0, PostgreSQL stopped too); a second signal does not wait.
+ * `npm start`: the whole platform in one process, on the embedded PostgreSQL unless KEYSPACES names servers; with NATS_URL, one node of a cluster.
+ * Says in one line why it cannot start; stops cleanly on SIGINT and SIGTERM (exit 0, PostgreSQL stopped too); a second signal does not wait.
+ * `--local` is `npm run cluster`'s, which is also told over the channel it made when the node serves, and takes the node with it when it dies.
  */
 import { createServer } from "node:net";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -12,7 +13,7 @@ import { migrate, MigrationError } from "../db/migrate.ts";
 import { displayName, makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
-import { readSettings, type Settings } from "./settings.ts";
+import { readSettings, type ClusterSettings, type Settings } from "./settings.ts";
 import { StartError } from "./start-error.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -21,9 +22,50 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const started: { readonly name: string; readonly stop: () => Promise<void> | void }[] = [];
 let stopping = false;
 
+const local = process.argv.includes("--local");
+
 async function main(): Promise<void> {
-  const settings = readSettings();
+  const settings = readSettings(process.env, { local });
   await portIsFree(settings);
+  await (settings.cluster === undefined ? alone(settings) : clusterNode(settings, settings.cluster));
+}
+
+/** One node of a cluster keeps nothing on its own disk: its secrets are given, its data are the database servers'. */
+async function clusterNode(settings: Settings, { nats, nodeId, services }: ClusterSettings): Promise<void> {
+  const { jwtSecret, adminPassword, port, host } = settings;
+  const keyspaces = loadKeyspaces(settings.keyspacesFile ?? "");
+  await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(name, keyspace, displayName(name))));
+  const node = await makeNode({
+    nodeID: nodeId,
+    keyspaces,
+    urlOf: (database) => database,
+    services,
+    nats,
+    ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
+    trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
+    logLevel: settings.logLevel,
+    settings: {
+      probe: services.includes("gateway") ? {} : { port, host },
+      user: { jwtSecret, adminPassword },
+      wallet: { testChannel: local },
+      gateway: {
+        ...{ jwtSecret, port, host, rateLimits: settings.rateLimits, trustedProxies: settings.trustedProxies },
+        // Balancers that look every second have looked.
+        drainMs: local ? LOCAL_DRAIN_MS : DRAIN_MS,
+      },
+    },
+  });
+  started.push({ name: "node", stop: () => node.stop() });
+  process.send?.("ready");
+  process.stdout.write(`${nodeId} serves ${services.join(", ")}\n`);
+}
+
+/** Between a gateway's readiness failing and its door closing. */
+const DRAIN_MS = 3_000;
+/** nginx on the same machine asks nobody: this only lets every kept connection hear once that it will be closed. */
+const LOCAL_DRAIN_MS = 1_000;
+
+async function alone(settings: Settings): Promise<void> {
   const dataDir = openDataDir(settings.dataDir);
   started.push({ name: "data directory", stop: () => dataDir.release() });
   const keyspaces = loadKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"));
@@ -56,10 +98,14 @@ async function start(
     services: SERVICES,
     trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
     logLevel: settings.logLevel,
+    ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },
       wallet: { testChannel: of.embedded },
-      gateway: { jwtSecret, port: settings.port, host: settings.host, rateLimits: settings.rateLimits },
+      gateway: {
+        ...{ jwtSecret, port: settings.port, host: settings.host, rateLimits: settings.rateLimits },
+        trustedProxies: settings.trustedProxies,
+      },
     },
   });
   started.push({ name: "node", stop: () => node.stop() });
@@ -135,6 +181,9 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     void stop(0);
   });
 }
+
+// The supervisor is gone, whatever became of it: nobody would stop this node any more.
+if (local) process.once("disconnect", () => void stop(1));
 
 main().catch((error: unknown) => {
   if (stopping) return;

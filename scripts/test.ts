@@ -1,6 +1,6 @@
 /**
  * `npm test`: one embedded PostgreSQL for every test file (each takes its own databases), two files at a time, one for each core.
- * Arguments are test files; none means all of them.
+ * Arguments are test files; none means all of them but those of the cluster, which bring servers of their own (`npm run test:cluster`).
  */
 import { spawn } from "node:child_process";
 import { globSync, mkdtempSync, rmSync } from "node:fs";
@@ -11,7 +11,7 @@ import { startEmbeddedPostgres } from "../db/embedded.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const asked = process.argv.slice(2);
-const files = asked.length > 0 ? asked : globSync("tests/**/*.test.ts", { cwd: root }).toSorted();
+const files = asked.length > 0 ? asked : globSync("tests/*.test.ts", { cwd: root }).toSorted();
 
 const dataDir = mkdtempSync(join(tmpdir(), "tuanbar-tests-"));
 const postgres = await startEmbeddedPostgres({ dataDir, throwaway: true, log: (line) => process.stderr.write(`${line}\n`) });

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { globSync, readFileSync, writeFileSync } from "node:fs";
-import { test } from "node:test";
+import { describe, it, test } from "node:test";
 import { ERRORS } from "../domain/errors.ts";
-import type { Contract, Fields, Shape } from "../mixins/contract.ts";
+import { action, shape, type Contract, type Fields } from "../mixins/contract.ts";
+import { conflictOf, describeFields, describeRule, shapesOf, surfaceOf, type Surface } from "../mixins/surface.ts";
 import { CONTRACTS, fullPath, isContract, isRawRoute, RAW_ROUTES, REST_CONTRACTS } from "../services/gateway/routes.ts";
 
 const SNAPSHOT = new URL("contracts.snapshot.txt", import.meta.url);
@@ -45,17 +46,46 @@ test("every contract is sound: its path's parameters are its own, its errors exi
 
 test("one name is one shape", () => {
   const byName = new Map<string, string>();
-  for (const shape of shapes()) {
+  for (const shape of shapesOf(CONTRACTS)) {
     const known = byName.get(shape.name);
-    if (known !== undefined) assert.equal(describe(shape.props), known, `two shapes are called ${shape.name}`);
-    byName.set(shape.name, describe(shape.props));
+    if (known !== undefined) assert.equal(describeFields(shape.props), known, `two shapes are called ${shape.name}`);
+    byName.set(shape.name, describeFields(shape.props));
   }
+});
+
+describe("nodes of two versions", () => {
+  const order = (params: Fields, answer: Fields): Surface =>
+    surfaceOf([action("order.place", { summary: "", params, answer: shape("Order", answer) })]);
+  const now = order({ dealId: "id", note: { type: "string", max: 10, optional: true } }, { id: "id", amount: "fen" });
+
+  it("serve side by side when one only adds: an action, a field of an answer, an optional parameter, or other bounds", () => {
+    const more = surfaceOf([
+      action("order.place", {
+        summary: "",
+        params: { dealId: "id", note: { type: "string", max: 99, optional: true }, gift: { type: "boolean", optional: true } },
+        answer: shape("Order", { id: "id", amount: "fen", discount: "number" }),
+      }),
+      action("order.gift", { summary: "", params: { id: "id" }, answer: undefined }),
+    ]);
+    assert.equal(conflictOf(more, now), undefined);
+    assert.equal(conflictOf(now, now), undefined);
+  });
+
+  it("do not when a field is gone or has another type, or one insists on a parameter the other does not know", () => {
+    assert.match(conflictOf(order({ dealId: "id" }, { id: "id" }), now) ?? "", /^order\.place disagrees about answer\.amount$/);
+    assert.match(conflictOf(order({ dealId: "id" }, { id: "id", amount: "string" }), now) ?? "", /answer\.amount/);
+    assert.match(conflictOf(order({ dealId: "id", quantity: "number" }, { id: "id", amount: "fen" }), now) ?? "", /quantity/);
+    assert.match(conflictOf(order({ dealId: "id", note: "string" }, { id: "id", amount: "fen" }), now) ?? "", /note/);
+    assert.match(conflictOf(order({}, { id: "id", amount: "fen" }), now) ?? "", /dealId/);
+  });
 });
 
 function print(): string {
   const contracts = CONTRACTS.toSorted((a, b) => (a.name < b.name ? -1 : 1)).map(line);
-  const named = new Map(shapes().map((shape) => [shape.name, shape]));
-  const lines = [...named.values()].toSorted((a, b) => (a.name < b.name ? -1 : 1)).map(({ name, props }) => `${name}  ${describe(props)}`);
+  const named = new Map(shapesOf(CONTRACTS).map((shape) => [shape.name, shape]));
+  const lines = [...named.values()]
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+    .map(({ name, props }) => `${name}  ${describeFields(props)}`);
   const raw = RAW_ROUTES.map(
     (route) => `${route.name}  -> ${route.mediaType}\n  ${route.rest.method} ${fullPath(route.rest)} for ${route.rest.who}`,
   );
@@ -64,45 +94,9 @@ function print(): string {
 
 function line({ name, params, answer, errors, rest, timeoutMs, retrySafe }: Contract): string {
   const flags = `${timeoutMs} ms${retrySafe ? ", retry-safe" : ""}`;
-  const first = `${name}  ${describe(params)} -> ${answer === undefined ? "nothing" : type(answer)}  [${flags}]`;
+  const first = `${name}  ${describeFields(params)} -> ${answer === undefined ? "nothing" : describeRule(answer)}  [${flags}]`;
   const http = rest && `${rest.method} ${fullPath(rest)} for ${rest.who} -> ${rest.status}${rest.key ? `, key ${rest.key}` : ""}`;
   return [first, http, errors.join(" ")].filter((text) => text).join("\n  ");
-}
-
-interface Rule {
-  readonly type: string;
-  readonly [more: string]: unknown;
-}
-const isRule = (value: unknown): value is Rule => typeof value === "object" && value !== null && "type" in value;
-
-/** `name:type`, optional ones with `?`. */
-const describe = (fields: Fields): string =>
-  Object.entries(fields)
-    .map(([name, rule]) => `${name}${isRule(rule) && rule["optional"] ? "?" : ""}:${type(rule)}`)
-    .join(" ");
-
-function type(rule: unknown): string {
-  if (!isRule(rule)) return String(rule);
-  const more = Object.entries(rule)
-    .filter(([key]) => !["type", "optional", "items", "props", "name", "values"].includes(key))
-    .map(([key, value]) => `${key}=${String(value)}`);
-  const bounds = more.length === 0 ? "" : `(${more.join(",")})`;
-  if (rule.type === "enum") return (rule["values"] as string[]).join("|") + bounds;
-  if (rule.type === "array") return `${type(rule["items"])}[]${bounds}`;
-  if (rule.type === "object") return (rule["name"] as string | undefined) ?? `{${describe(rule["props"] as Fields)}}`;
-  return rule.type + bounds;
-}
-
-function shapes(): Shape[] {
-  const found: Shape[] = [];
-  const visit = (rule: unknown): void => {
-    if (!isRule(rule)) return;
-    if (rule.type === "object" && typeof rule["name"] === "string") found.push(rule as unknown as Shape);
-    for (const inner of Object.values((rule["props"] as Fields | undefined) ?? {})) visit(inner);
-    visit(rule["items"]);
-  };
-  for (const { params, answer } of CONTRACTS) for (const rule of [...Object.values(params), answer]) visit(rule);
-  return found;
 }
 
 function lineDifference(before: string, after: string): string {

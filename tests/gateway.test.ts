@@ -10,7 +10,7 @@ import { refusal } from "../domain/error.ts";
 import { ERRORS } from "../domain/errors.ts";
 import { serveRaw, type RawRequest } from "../mixins/raw-routes.ts";
 import { streamEvents } from "../services/notify/notify.contract.ts";
-import { Health } from "../services/gateway/health.ts";
+import { Health } from "../mixins/health.ts";
 import { addressKey } from "../services/gateway/limits.ts";
 import { RouteTable } from "../services/gateway/route-table.ts";
 import { fullPath, REST_CONTRACTS } from "../services/gateway/routes.ts";
@@ -252,7 +252,7 @@ test("requests are counted by route and status", async () => {
 test("metrics are told inside only; X-Forwarded-For counts only behind a proxy of ours, and then its last entry", async () => {
   const forwarded = { headers: { "x-forwarded-for": "10.0.0.1, 203.0.113.9" } };
   assert.equal((await ask("/metrics", forwarded)).status, 200);
-  const behindProxy = await testGateway({}, { trustProxy: true });
+  const behindProxy = await testGateway({}, { trustedProxies: ["127.0.0.0/8"] });
   try {
     const { status, body } = await ask("/metrics", forwarded, behindProxy);
     assert.deepEqual([status, body["code"]], [403, "FORBIDDEN"]);
@@ -396,6 +396,20 @@ test("on a stop readiness fails first, then the requests under way finish", asyn
   await stopped;
 });
 
+test("a node that was ready stays so while anything can be served, and says what is missing", async () => {
+  let missing: string[] = [];
+  const health = new Health([], { expected: 2, missing: () => missing });
+  const later = async (): ReturnType<Health["readiness"]> => {
+    await sleep(520);
+    return health.readiness();
+  };
+  assert.deepEqual(await health.readiness(), { ready: true, missing: [] });
+  missing = ["search"];
+  assert.deepEqual(await later(), { ready: true, missing: ["service search"] });
+  missing = ["search", "order"];
+  assert.equal((await later()).ready, false);
+});
+
 test("a node is ready when every service is there and every database answers, asked at most twice a second", async () => {
   let asked = 0;
   const database = (name: string, query: () => Promise<unknown>): Database => ({ name, query }) as unknown as Database;
@@ -405,12 +419,13 @@ test("a node is ready when every service is there and every database answers, as
       database("sh", () => Promise.reject(new DatabaseUnavailable("gone"))),
       database("hz", () => new Promise(() => undefined)),
     ],
-    () => ["service user"],
+    { expected: 11, missing: () => ["user"] },
   );
   const answers = await Promise.all([health.readiness(), health.readiness()]);
   assert.deepEqual(answers[0], { ready: false, missing: ["service user", "database sh", "database hz"] });
   assert.equal(asked, 1);
-  assert.deepEqual(await new Health([database("users", () => Promise.resolve([]))], () => []).readiness(), { ready: true, missing: [] });
+  const whole = new Health([database("users", () => Promise.resolve([]))], { expected: 11, missing: () => [] });
+  assert.deepEqual(await whole.readiness(), { ready: true, missing: [] });
 });
 
 test("a raw route is handed the open response once it is known who asks, and is ended when the node stops", async () => {

@@ -14,6 +14,7 @@ test("an empty environment gives the documented defaults", () => {
     orderTtlSeconds: 900,
     rateLimits: "on",
     logLevel: "info",
+    trustedProxies: [],
   });
 });
 
@@ -34,6 +35,12 @@ test("every variable is taken over, with its type", () => {
     RATE_LIMITS: "on",
     LOG_LEVEL: "fatal",
     KEYSPACES: keyspaces,
+    TRUSTED_PROXIES: "10.0.0.0/8, ::1",
+    REDIS_URL: "redis://:secret@redis:6379",
+    NATS_URL: "tls://bus:p%40ss@nats-1,tls://nats-2:4223",
+    NATS_CA: keyspaces,
+    NODE_ID: "worker-1.example",
+    SERVICES: "worker, ops",
   });
   assert.deepEqual(settings, {
     port: 0,
@@ -46,6 +53,13 @@ test("every variable is taken over, with its type", () => {
     rateLimits: "on",
     logLevel: "fatal",
     keyspacesFile: keyspaces,
+    trustedProxies: ["10.0.0.0/8", "::1"],
+    redisUrl: "redis://:secret@redis:6379",
+    cluster: {
+      nodeId: "worker-1-example",
+      services: ["probe", "user", "wallet", "merchant", "stock", "group", "deal", "order", "payment", "voucher", "search", "ops"],
+      nats: { servers: ["nats-1:4222", "nats-2:4223"], user: "bus", pass: "p@ss", caFile: keyspaces },
+    },
   });
 });
 
@@ -75,6 +89,7 @@ test("a wrong value is refused in one line that names the variable, the value an
     ["LOG_LEVEL", "INFO", /trace, debug, info, warn, error, fatal/],
     ["LOG_LEVEL", "a\nb", /trace/],
     ["KEYSPACES", join(tmpdir(), "no-such-file.yaml"), /a file that can be read/],
+    ["TRUSTED_PROXIES", "10.0.0.0/33", /networks such as/],
   ] as const) {
     const message = refusal({ [name]: value });
     assert.ok(message.startsWith(`environment: ${name} is ${JSON.stringify(value)}, allowed: `), message);
@@ -89,9 +104,23 @@ test("a secret that is too short is refused without repeating it", () => {
 });
 
 test("a server that this version cannot use is refused, not ignored", () => {
-  for (const name of ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"]) {
-    assert.match(refusal({ [name]: "redis://user:secret@localhost" }), new RegExp(`^environment: ${name} is not supported yet`));
+  for (const name of ["CLICKHOUSE_URL", "ELASTICSEARCH_URL"]) {
+    assert.match(refusal({ [name]: "http://user:secret@localhost" }), new RegExp(`^environment: ${name} is not supported yet`));
   }
+});
+
+test("a cluster needs what its nodes share, and what only a cluster has needs one", () => {
+  const nats = { NATS_URL: "nats://user:secret@localhost" };
+  assert.match(refusal({ ...nats, JWT_SECRET: "s".repeat(32) }), /KEYSPACES is not/);
+  assert.match(refusal({ ...nats, KEYSPACES: import.meta.filename }), /JWT_SECRET is not/);
+  assert.match(refusal({ SERVICES: "worker" }), /SERVICES is set and NATS_URL is not/);
+  assert.match(refusal({ NATS_URL: "http://user:secret@localhost" }), /^environment: NATS_URL is not a URL/);
+  assert.doesNotMatch(refusal({ REDIS_URL: "secret" }), /secret/);
+});
+
+test("rate limits may be off where npm run cluster brings the servers", () => {
+  const environment = { RATE_LIMITS: "off", KEYSPACES: import.meta.filename };
+  assert.equal(readSettings(environment, { local: true }).rateLimits, "off");
 });
 
 test("a misspelt variable with our prefix is refused", () => {

@@ -381,7 +381,7 @@ function places(checks: Awaited<ReturnType<typeof run>>["checks"]): string[] {
 
 describe("verify", () => {
   before(async () => {
-    node = await testNode(["ops"]);
+    node = await testNode(["ops", "probe"]);
     const world = new World(node.keyspaces);
     for (let slot = 0; slot < 16; slot++) for (const city of [1, 3]) worlds.push(everythingIn(world, { city, slot }));
     await world.write();
@@ -497,7 +497,9 @@ describe("verify", () => {
 describe("verify, while people buy", () => {
   let busy: TestNode;
   before(async () => {
-    busy = await testNode(["wallet", "group", "order", "payment", "voucher", "journal", "ops"], { wallet: { testChannel: true } });
+    busy = await testNode(["wallet", "group", "order", "payment", "voucher", "order-index", "journal", "ops", "probe"], {
+      wallet: { testChannel: true },
+    });
   });
   after(() => busy.stop());
 

@@ -67,6 +67,7 @@ export const createDeal = action("deal.create", {
     key: "required",
     example: { title: "两杯精酿 IPA", price: 1990, tiers: [{ size: 3, price: 1590 }], stock: 100, perUserLimit: 5, groupTtlMinutes: 60 },
   },
+  address: (_params, caller) => (caller?.merchantId === undefined ? undefined : shardOf(caller.merchantId)),
 });
 const move = <const N extends string>(name: N, verb: string, summary: string) =>
   action(name, {

@@ -44,13 +44,24 @@ export function checkAudience(who: Audience, caller: Caller | undefined): void {
 }
 const NEED = { consumer: "consumers", merchant: "merchants", admin: "administrators" } as const;
 
+/** Proxies of ours, by address or network. */
+export function proxyList(networks: readonly string[]): BlockList {
+  const list = new BlockList();
+  for (const network of networks) {
+    const [address = "", bits] = network.split("/");
+    const family = isIP(address) === 6 ? "ipv6" : "ipv4";
+    list.addSubnet(address, Number(bits ?? (family === "ipv6" ? 128 : 32)), family);
+  }
+  return list;
+}
+
 /**
- * The client's address. X-Forwarded-For is anybody's to write, so it counts only where a proxy of ours is in front, and then only its last
+ * The client's address. X-Forwarded-For is anybody's to write, so it counts only where it comes from a proxy of ours, and then only its last
  * entry, which that proxy has written.
  */
-export function addressOf(req: IncomingMessage, trustProxy: boolean): string {
+export function addressOf(req: IncomingMessage, proxies: BlockList): string {
   const peer = req.socket.remoteAddress ?? "";
-  if (!trustProxy) return peer;
+  if (!proxies.check(peer, isIP(peer) === 6 ? "ipv6" : "ipv4")) return peer;
   const forwarded = req.headers["x-forwarded-for"];
   const last = (typeof forwarded === "string" ? forwarded : "").split(",").at(-1)?.trim() ?? "";
   return isIP(last) === 0 ? peer : last;

@@ -1,4 +1,5 @@
 /** A contract over HTTP: who asks → may they → how often → what exactly → call → answer. */
+import type { BlockList } from "node:net";
 import type { ServiceBroker } from "moleculer";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
@@ -18,7 +19,7 @@ export interface Door {
   readonly callers: Callers;
   /** Undefined: no limits, for load tests. */
   readonly limits: Limits | undefined;
-  readonly trustProxy: boolean;
+  readonly proxies: BlockList;
 }
 
 const IDEMPOTENCY_KEY = /^[\x20-\x7e]{1,128}$/;
@@ -62,7 +63,7 @@ export function serveContract(door: Door, contract: RestContract): Serve {
 function guesserOf(door: Door, guess: Guess, caller: Caller | undefined, params: object, exchange: Exchange): string {
   if (guess.limit === "voucherGuess" && caller !== undefined) return caller.userId;
   const name = "username" in params ? String(params.username) : "";
-  return `${addressKey(addressOf(exchange.req, door.trustProxy))} ${name}`;
+  return `${addressKey(addressOf(exchange.req, door.proxies))} ${name}`;
 }
 
 export function serveRawRoute(door: Door, route: RawRoute, track: (exchange: Exchange) => void): Serve {
@@ -81,7 +82,7 @@ export function serveRawRoute(door: Door, route: RawRoute, track: (exchange: Exc
 }
 
 async function limitAddress(door: Door, limits: Limits, isAuth: boolean, exchange: Exchange): Promise<void> {
-  const key = addressKey(addressOf(exchange.req, door.trustProxy));
+  const key = addressKey(addressOf(exchange.req, door.proxies));
   await limits.take("address", key, exchange);
   if (isAuth) await limits.take("auth", key, exchange);
 }

@@ -6,17 +6,17 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Service, ServiceSchema } from "moleculer";
+import type { Service, ServiceBroker, ServiceSchema } from "moleculer";
 import ApiGateway from "moleculer-web";
 import { collectDefaultMetrics } from "prom-client";
 import { invariant } from "../../domain/invariant.ts";
+import { Health } from "../../mixins/health.ts";
 import { platformOf } from "../../mixins/platform.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
-import { Callers } from "./callers.ts";
+import { Callers, proxyList } from "./callers.ts";
 import { serveContract, serveRawRoute, type Door, type Serve } from "./calls.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import type { Exchange } from "./exchange.ts";
-import { Health } from "./health.ts";
 import { Limits, type LimitName } from "./limits.ts";
 import { pages } from "./pages.ts";
 import { fullPath, RAW_ROUTES, REST_CONTRACTS } from "./routes.ts";
@@ -30,8 +30,8 @@ export interface GatewaySettings {
   readonly rateLimits: "on" | "off";
   /** Requests a minute, where they are not to be those of `limits.ts`. */
   readonly rates: Partial<Record<LimitName, number>>;
-  /** A proxy of ours is in front, and writes the client's address behind the last comma of X-Forwarded-For. */
-  readonly trustProxy: boolean;
+  /** Addresses and networks (CIDR) of proxies of ours, which write the client's address behind the last comma of X-Forwarded-For. */
+  readonly trustedProxies: readonly string[];
   readonly metricsToAll: boolean;
   /** Between readiness failing and the door closing, so that balancers have looked. */
   readonly drainMs: number;
@@ -59,7 +59,7 @@ const gateway: ServiceSchema<Partial<GatewaySettings>> = {
     host: "127.0.0.1",
     rateLimits: "on",
     rates: {},
-    trustProxy: false,
+    trustedProxies: [],
     metricsToAll: false,
     drainMs: 0,
     // Moleculer-web's: no server of its own, and nobody may add a way in at run time.
@@ -86,9 +86,10 @@ function build(this: This): void {
   invariant(typeof settings.jwtSecret === "string", "the gateway is told the JWT secret");
   const platform = platformOf(broker);
   const { metrics } = platform;
-  this.health = new Health(platform.databases.values(), () => {
-    const missing = REST_CONTRACTS.filter(({ name }) => this.broker.findNextActionEndpoint(name) instanceof Error);
-    return [...new Set(missing.map(({ name }) => `service ${name.slice(0, name.indexOf("."))}`))];
+  const serviceOf = ({ name }: { readonly name: string }): string => name.slice(0, name.indexOf("."));
+  this.health = new Health(platform.databases.values(), {
+    expected: new Set(REST_CONTRACTS.map(serviceOf)).size,
+    missing: () => [...new Set(REST_CONTRACTS.filter(({ name }) => !isOffered(broker, name)).map(serviceOf))],
   });
   this.dispatcher = new Dispatcher({
     metrics,
@@ -99,7 +100,8 @@ function build(this: This): void {
   });
   this.streams = new Set();
   const limits = settings.rateLimits === "on" ? new Limits(settings.rates) : undefined;
-  const door: Door = { broker, callers: new Callers(makeTokens(settings.jwtSecret)), limits, trustProxy: settings.trustProxy };
+  const proxies = proxyList(settings.trustedProxies);
+  const door: Door = { broker, callers: new Callers(makeTokens(settings.jwtSecret)), limits, proxies };
   const aliases: Record<string, Serve> = {};
   const add = (method: string, path: string, action: string, serve: Serve): void => {
     aliases[`${method} ${path.replaceAll(/\{(\w+)\}/g, ":$1")}`] = serve;
@@ -108,13 +110,16 @@ function build(this: This): void {
   for (const contract of REST_CONTRACTS) add(contract.rest.method, fullPath(contract.rest), contract.name, serveContract(door, contract));
   for (const route of RAW_ROUTES)
     add(route.rest.method, fullPath(route.rest), route.name, serveRawRoute(door, route, trackStream.bind(this)));
-  for (const [path, serve] of pages({ health: this.health, metrics, trustProxy: settings.trustProxy, metricsToAll: settings.metricsToAll }))
+  for (const [path, serve] of pages({ health: this.health, metrics, proxies, metricsToAll: settings.metricsToAll }))
     add("GET", path, "", serve);
   // `gateway.listAliases` in the REPL tells them.
   this.addRoute({ path: "/", aliases, bodyParsers: false, mappingPolicy: "restrict" });
   collectDefaultMetrics({ register: metrics.registry });
   this.server = makeServer(this.express());
 }
+
+/** Asked of the registry: `findNextActionEndpoint` warns in the log about each one that is missing, at every look. */
+const isOffered = (broker: ServiceBroker, action: string): boolean => broker.registry.getActionEndpoints(action)?.hasAvailable() ?? false;
 
 function trackStream(this: This, { res }: Exchange): void {
   this.streams.add(res);

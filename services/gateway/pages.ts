@@ -1,19 +1,20 @@
 /** What the gateway answers by itself: health, metrics, and the contract as a document and as a page. */
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
+import type { BlockList } from "node:net";
 import { dirname, join } from "node:path";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
+import type { Health } from "../../mixins/health.ts";
 import type { Metrics } from "../../mixins/metrics.ts";
 import { addressOf, isInside } from "./callers.ts";
 import type { Serve } from "./calls.ts";
-import type { Health } from "./health.ts";
 import { openApi } from "./openapi.ts";
 
 export interface PagesHost {
   readonly health: Health;
   readonly metrics: Metrics;
-  readonly trustProxy: boolean;
+  readonly proxies: BlockList;
   /** Also to addresses that are not loopback or private. */
   readonly metricsToAll: boolean;
 }
@@ -39,11 +40,15 @@ export function pages(host: PagesHost): ReadonlyMap<string, Serve> {
 
 const readyz = async ({ health }: PagesHost, exchange: Parameters<Serve>[0]): Promise<void> => {
   const { ready, missing } = await health.readiness();
-  exchange.sendJson(ready ? 200 : 503, ready ? { status: "ready" } : { status: "not ready", missing }, ready ? [] : ["Retry-After", "2"]);
+  exchange.sendJson(
+    ready ? 200 : 503,
+    { status: ready ? "ready" : "not ready", ...(missing.length === 0 ? {} : { missing }) },
+    ready ? [] : ["Retry-After", "2"],
+  );
 };
 
 const metrics = async (host: PagesHost, exchange: Parameters<Serve>[0]): Promise<void> => {
-  if (!host.metricsToAll && !isInside(addressOf(exchange.req, host.trustProxy)))
+  if (!host.metricsToAll && !isInside(addressOf(exchange.req, host.proxies)))
     raise(COMMON_ERRORS, "FORBIDDEN", { need: "addresses inside" });
   exchange.send(200, host.metrics.registry.contentType, await host.metrics.registry.metrics());
 };

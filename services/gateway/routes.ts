@@ -8,6 +8,7 @@ import * as notify from "../notify/notify.contract.ts";
 import * as ops from "../ops/ops.contract.ts";
 import * as order from "../order/order.contract.ts";
 import * as payment from "../payment/payment.contract.ts";
+import * as probe from "../probe/probe.contract.ts";
 import * as search from "../search/search.contract.ts";
 import * as user from "../user/user.contract.ts";
 import * as voucher from "../voucher/voucher.contract.ts";
@@ -25,6 +26,7 @@ const MODULES: readonly Readonly<Record<string, unknown>>[] = [
   voucher,
   notify,
   ops,
+  probe,
 ];
 
 export type RestContract = Contract & { readonly rest: Rest };

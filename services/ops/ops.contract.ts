@@ -25,16 +25,6 @@ export const listShards = action("ops.shards", {
   rest: { method: "GET", path: "/ops/shards", who: "admin", status: 200, tag: "Operating" },
 });
 
-export const MailboxView = shape("Mailbox", { city: "number", slot: "number", depth: "number", batchSize: "number" });
-/** Internal, asked of one node at a time: what waits in its own mailboxes. */
-export const listMailboxes = action("ops.mailboxes", {
-  summary: "Mailboxes of the node that answers",
-  params: {},
-  answer: { type: "array", items: MailboxView },
-  timeoutMs: 2_000,
-  retrySafe: true,
-});
-
 export const DeadLetter = shape("DeadLetter", {
   id: "string",
   consumer: "string",

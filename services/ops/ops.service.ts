@@ -3,8 +3,7 @@ import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
-import { registerGauges } from "./gauges.ts";
-import { dropDeadLetter, listDeadLetters, listMailboxes, listShards, replayDeadLetter, verify } from "./ops.contract.ts";
+import { dropDeadLetter, listDeadLetters, listShards, replayDeadLetter, verify } from "./ops.contract.ts";
 import { viewShards } from "./shards.ts";
 import { Verifier } from "./verify.ts";
 
@@ -19,7 +18,6 @@ const ops: ServiceSchema<{}, {}, Vars> = {
   actions: {
     verify: handle(verify, verifyAll),
     shards: handle(listShards, shards),
-    mailboxes: handle(listMailboxes, mailboxes),
     deadLetters: handle(listDeadLetters, deadLetters),
     replayDeadLetter: handle(replayDeadLetter, replay),
     dropDeadLetter: handle(dropDeadLetter, drop),
@@ -27,9 +25,6 @@ const ops: ServiceSchema<{}, {}, Vars> = {
   created() {
     this.platform = platformOf(this.broker);
     this.verifier = new Verifier(this.platform);
-  },
-  started() {
-    registerGauges(this.platform);
   },
   stopped() {
     return this.verifier.stop();
@@ -43,12 +38,6 @@ function verifyAll(this: This): Promise<Answer<typeof verify>> {
 
 async function shards(this: This, ctx: Ctx<typeof listShards>): Promise<Answer<typeof listShards>> {
   return { items: await viewShards(ctx, this.platform) };
-}
-
-async function mailboxes(this: This): Promise<Answer<typeof listMailboxes>> {
-  return this.platform
-    .mailboxes()
-    .map(({ shard, depth, lastBatchSize }) => ({ city: shard.city, slot: shard.slot, depth, batchSize: lastBatchSize }));
 }
 
 function deadLetters(this: This, ctx: Ctx<typeof listDeadLetters>): Promise<Answer<typeof listDeadLetters>> {

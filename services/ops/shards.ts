@@ -4,7 +4,8 @@ import type { Keyspace } from "../../db/keyspaces.ts";
 import { call, type Of, type Via } from "../../mixins/contract.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import { ownerOf } from "../../mixins/slot-strategy.ts";
-import { listMailboxes, type MailboxView, type ShardView } from "./ops.contract.ts";
+import { listMailboxes, type MailboxView } from "../probe/probe.contract.ts";
+import type { ShardView } from "./ops.contract.ts";
 
 /** One action of each kind of keyspace stands for all: a node serves a shard or it does not. */
 const ACTION_OF = { city: "order.place", user: "wallet.try" } as const;
@@ -20,7 +21,7 @@ export async function viewShards(via: Via, platform: Platform): Promise<Of<typeo
   const mailboxes = await gatherMailboxes(via, nodesOf(listMailboxes.name));
   return platform.keyspaces.all.flatMap((keyspace) =>
     Array.from({ length: SLOT_COUNT }, (_, slot) =>
-      viewShard(keyspace, { city: keyspace.id, slot }, nodesOf(ACTION_OF[keyspace.kind]), mailboxes),
+      viewShard(platform, keyspace, { city: keyspace.id, slot }, nodesOf(ACTION_OF[keyspace.kind]), mailboxes),
     ),
   );
 }
@@ -36,6 +37,7 @@ async function gatherMailboxes(via: Via, nodes: readonly string[]): Promise<Map<
 }
 
 function viewShard(
+  platform: Platform,
   keyspace: Keyspace,
   shard: Shard,
   nodes: readonly string[],
@@ -49,6 +51,7 @@ function viewShard(
     owner: owner ?? "",
     depth: box?.depth ?? 0,
     batchSize: box?.batchSize ?? 0,
-    database: keyspace.databases[shard.slot] ?? "",
+    // By the name it is shown under: in the routing table it may be a URL, with a password in it.
+    database: platform.databaseOf(shard).name,
   };
 }

@@ -15,7 +15,6 @@ import { keyOf, storedAnswers, type Keyed, type Replayable } from "../../mixins/
 import { isRefusal } from "../../mixins/mailbox.ts";
 import { cursorId, page } from "../../mixins/page.ts";
 import { platformOf, type Platform } from "../../mixins/platform.ts";
-import { followOrders } from "./order-index.ts";
 import { findIndexedOrders } from "./order-index.store.ts";
 import { cancelOrder, expireOrders, getOrder, listOrders, placeOrder } from "./order.contract.ts";
 import { dueOrders, findOrders, findOrdersByKeys, ordersOfMerchant } from "./order.store.ts";
@@ -57,7 +56,6 @@ const order: ServiceSchema<{}, {}, Vars> = {
       }),
     );
     this.platform.offer<ReleaseCommand, OrderRow>("order.expire", (work, commands) => release(work, this.platform, commands));
-    followOrders(this.broker);
     this.sellers = new LRUCache({ max: SELLERS_MAX });
     this.earlier = new Gather(earlierName, (commands) => findEarlier(this.platform, commands));
   },

@@ -119,7 +119,7 @@ const GIVE_BACK: Statement = {
     update quotas_$1 q set used = q.used - c.units
       from (select c.units, r.row
               from unnest($2::bigint[], $3::bigint[], $4::integer[]) as c(scope, user_id, units)
-             cross join lateral (select ctid as row from quotas_$1 where slot = $1 and scope = c.scope and user_id = c.user_id for update) r) c
+             cross join lateral (select ctid as row from quotas_$1 where slot = $1 and scope = c.scope and user_id = c.user_id offset 0) r) c
      where q.slot = $1 and q.ctid = c.row`,
 };
 const PAYING: Statement = {
@@ -290,7 +290,9 @@ export async function giveBackQuotas(
     else merged.set(key, { ...change });
   }
   const changes = [...merged.values()].toSorted(byQuota);
-  await tx.query(GIVE_BACK, [shard.slot, changes.map((c) => c.scope), changes.map((c) => c.userId), changes.map((c) => c.units)]);
+  const keys = [shard.slot, changes.map((c) => c.scope), changes.map((c) => c.userId)];
+  // Locked by a statement of its own: within the update, a row that another node has just changed would be waited for and then not found.
+  await Promise.all([tx.query(QUOTAS, keys), tx.query(GIVE_BACK, [...keys, changes.map((c) => c.units)])]);
 }
 
 /** Which of these orders a payment is being made for. */

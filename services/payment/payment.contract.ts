@@ -24,7 +24,9 @@ export const payOrder = action("payment.pay", {
 
 /** Heard by the payment service of one node: refunds of a shard are waiting. May be lost; the recovery worker looks every second. */
 export const REFUNDS_REQUESTED = "refunds.requested";
-export const refundsRequested = (broker: ServiceBroker, shard: Shard): void => void broker.emit(REFUNDS_REQUESTED, shard);
+export const refundsRequested = (broker: ServiceBroker, shard: Shard): void =>
+  // The address in the headers takes it to the shard's own node, as it does calls.
+  void broker.emit(REFUNDS_REQUESTED, shard, { headers: { ...shard } });
 
 /** Internal: payments of one shard that nobody has ended are driven to their end: undecided ones are cancelled, decided ones finished. */
 export const recoverPayments = dueAction("payment.recover", "Drive unfinished payments to their end");

@@ -39,13 +39,23 @@ const LOCK: Statement = {
      where slot = $1 and deal_id = any($2)
      order by deal_id, bucket for update`,
 };
+/**
+ * A statement of its own: the update finds its rows as they were when it began. Locked within it, a row that another node has just changed is
+ * waited for and then not found, since it has moved meanwhile; locked before it, it is found where it is.
+ */
+const HOLD: Statement = {
+  name: "stock/hold",
+  text: `
+    select 1 from unnest($2::bigint[], $3::smallint[]) as c(deal_id, bucket)
+     cross join lateral (select 1 from stock where slot = $1 and deal_id = c.deal_id and bucket = c.bucket for update) r`,
+};
 const CHANGE: Statement = {
   name: "stock/change",
   text: `
     update stock_$1 s set total = s.total + c.total, held = s.held + c.held, sold = s.sold + c.sold
       from (select c.*, r.row
               from unnest($2::bigint[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[]) as c(deal_id, bucket, total, held, sold)
-             cross join lateral (select ctid as row from stock_$1 where slot = $1 and deal_id = c.deal_id and bucket = c.bucket for update) r) c
+             cross join lateral (select ctid as row from stock_$1 where slot = $1 and deal_id = c.deal_id and bucket = c.bucket offset 0) r) c
      where s.slot = $1 and s.ctid = c.row
     returning s.deal_id`,
 };
@@ -63,7 +73,7 @@ export const lockFreeBuckets = async (tx: Queryable, shard: Shard, deals: readon
 export const lockBuckets = async (tx: Queryable, shard: Shard, deals: readonly DealId[]): Promise<Map<DealId, Bucket[]>> =>
   bucketsByDeal(await tx.query<BucketRow>(LOCK, [shard.slot, deals]));
 
-/** Applies changes to locked buckets and writes the flows that explain them. The table's CHECK is the last word on overselling. */
+/** Applies changes to buckets, in lock order, and writes the flows that explain them. The table's CHECK is the last word on overselling. */
 export async function changeBuckets(tx: Queryable, shard: Shard, changes: readonly BucketChange[], cause: string): Promise<void> {
   if (changes.length === 0) return;
   const values = [
@@ -74,7 +84,8 @@ export async function changeBuckets(tx: Queryable, shard: Shard, changes: readon
     changes.map((change) => change.held),
     changes.map((change) => change.sold),
   ];
-  const [changed] = await Promise.all([tx.query(CHANGE, values), tx.query(FLOW, [...values, cause])]);
+  // In one burst: the connection runs them one after the other.
+  const [, changed] = await Promise.all([tx.query(HOLD, values.slice(0, 3)), tx.query(CHANGE, values), tx.query(FLOW, [...values, cause])]);
   invariant(changed.length === changes.length, "every bucket that is changed is there");
 }
 

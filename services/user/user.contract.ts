@@ -1,5 +1,7 @@
 import { action, shape } from "../../mixins/contract.ts";
+import { shardOfRefreshToken } from "../../domain/user/refresh-token.ts";
 import { ROLES } from "../../domain/user/role.ts";
+import { shardOfName } from "../../db/spread.ts";
 
 /** Also the login: ASCII, so that two names that look the same are the same. */
 export const USERNAME = { type: "string", min: 3, max: 32, pattern: /^[a-z0-9][a-z0-9_-]*$/ } as const;
@@ -32,6 +34,7 @@ export const registerUser = action("user.register", {
     tag: "People",
     example: { username: "xiaolan", password: "correct-horse-1" },
   },
+  address: (params) => shardOfName(params.username),
 });
 export const logIn = action("user.login", {
   summary: "Log in",
@@ -46,6 +49,7 @@ export const logIn = action("user.login", {
     tag: "People",
     example: { username: "xiaolan", password: "correct-horse-1" },
   },
+  address: (params) => shardOfName(params.username),
 });
 const REFRESH_TOKEN = { type: "string", min: 20, max: 200 } as const;
 export const refreshTokens = action("user.refresh", {
@@ -54,12 +58,14 @@ export const refreshTokens = action("user.refresh", {
   answer: Tokens,
   errors: ["REFRESH_TOKEN_INVALID"],
   rest: { method: "POST", path: "/auth/refresh", who: "anyone", status: 200, tag: "People" },
+  address: (params) => shardOfRefreshToken(params.refreshToken),
 });
 export const logOut = action("user.logout", {
   summary: "Revoke a refresh token's family",
   params: { refreshToken: REFRESH_TOKEN },
   answer: undefined,
   rest: { method: "POST", path: "/auth/logout", who: "anyone", status: 204, tag: "People" },
+  address: (params) => shardOfRefreshToken(params.refreshToken),
 });
 export const me = action("user.me", {
   summary: "Who I am",
@@ -75,6 +81,7 @@ export const employUser = action("user.employ", {
   answer: User,
   errors: ["USER_NOT_FOUND", "ALREADY_A_MERCHANT"],
   retrySafe: true,
+  address: (params) => shardOfName(params.username),
 });
 /** Internal. */
 export const findUser = action("user.find", {

@@ -31,4 +31,5 @@ export const redeemVoucher = action("voucher.redeem", {
     tag: "Buying",
     example: { code: "{voucherCode}" },
   },
+  address: (_params, caller) => (caller?.merchantId === undefined ? undefined : shardOf(caller.merchantId)),
 });

@@ -1,4 +1,4 @@
-import { USER_CITY, type Shard } from "../../domain/ids.ts";
+import { shardOf, USER_CITY, type Shard } from "../../domain/ids.ts";
 import { action, shape } from "../../mixins/contract.ts";
 import { list, PAGE } from "../../mixins/page.ts";
 
@@ -33,6 +33,7 @@ export const topUp = action("wallet.topup", {
     tag: "People",
     example: { amount: 10000, channel: "test" },
   },
+  address: (_params, caller) => caller && shardOf(caller.userId),
 });
 export const listWalletTransfers = action("wallet.transfers", {
   summary: "What moved in and out of my wallet, newest first",

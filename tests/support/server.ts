@@ -24,6 +24,9 @@ interface Ask {
 
 export class Server {
   readonly dataDir: string;
+  /** What is started, and what its door speaks. */
+  protected readonly script: string = "scripts/start.ts";
+  protected readonly scheme: "http" | "https" = "http";
   readonly #environment: Readonly<Record<string, string>>;
   #port = 0;
   #process: ChildProcess | undefined;
@@ -37,11 +40,16 @@ export class Server {
   }
 
   get base(): string {
-    return `http://127.0.0.1:${this.#port}`;
+    return `${this.scheme}://127.0.0.1:${this.#port}`;
   }
 
+  get pid(): number {
+    return this.#process?.pid ?? 0;
+  }
+
+  /** On a port of its own, which it keeps over restarts. */
   async start(): Promise<void> {
-    this.#port = await freePort();
+    if (this.#port === 0) this.#port = await freePort();
     mkdirSync(this.dataDir, { recursive: true, mode: 0o711 });
     writeFileSync(join(this.dataDir, "samples-loaded"), "none: a test\n");
     this.#spawn();
@@ -49,7 +57,7 @@ export class Server {
   }
 
   #spawn(): void {
-    const child = spawn(process.execPath, ["scripts/start.ts"], {
+    const child = spawn(process.execPath, [this.script], {
       cwd: root,
       env: { ...process.env, ...this.#environment, PORT: String(this.#port) },
       stdio: ["ignore", "pipe", "pipe"],
@@ -84,12 +92,17 @@ export class Server {
   }
 
   async killAndRestart(): Promise<void> {
+    await this.kill();
+    this.#spawn();
+  }
+
+  /** SIGKILL to the process that was started, and to no other. */
+  async kill(): Promise<void> {
     const child = this.#process;
     assert.ok(child, "it was started");
     const exited = new Promise((resolve) => child.once("exit", resolve));
     child.kill("SIGKILL");
     await exited;
-    this.#spawn();
   }
 
   /** SIGKILL to PostgreSQL's first process, as the out-of-memory killer would. */

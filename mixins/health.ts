@@ -1,5 +1,5 @@
 /** Is the process alive, and can it serve: what a load balancer asks every second. */
-import type { Database } from "../../db/database.ts";
+import type { Database } from "../db/database.ts";
 
 const PING = { name: "gateway/ping", text: "select 1 as one" };
 /** A database that takes longer serves nobody in time. */
@@ -9,21 +9,31 @@ const KEPT_MS = 500;
 
 export interface Readiness {
   readonly ready: boolean;
-  /** What does not answer; empty when ready. */
+  /** What does not answer. */
   readonly missing: readonly string[];
 }
 
+/** The services a node needs to be of use: how many there are, and the names of those that nobody offers right now. */
+export interface ServicesNeeded {
+  readonly expected: number;
+  readonly missing: () => readonly string[];
+}
+
+/**
+ * Ready at first when everything is there, because a cluster that is coming up has nothing to offer yet. From then on while anything is there:
+ * a city whose database is down, or a search that restarts, is answered 503 by itself, and taking every door away for it would close the rest too.
+ */
 export class Health {
   readonly #databases: readonly Database[];
-  readonly #missingServices: () => readonly string[];
+  readonly #services: ServicesNeeded;
+  #wasComplete = false;
   #last: { readonly atMs: number; readonly readiness: Promise<Readiness> } | undefined;
   /** Set when the node begins to stop: readiness fails first, so that balancers look elsewhere while it still answers. */
   draining = false;
 
-  /** `missingServices` names those that are not there yet: the door opens before the last of them has started. */
-  constructor(databases: Iterable<Database>, missingServices: () => readonly string[]) {
+  constructor(databases: Iterable<Database>, services: ServicesNeeded) {
     this.#databases = [...databases];
-    this.#missingServices = missingServices;
+    this.#services = services;
   }
 
   readiness(): Promise<Readiness> {
@@ -37,8 +47,13 @@ export class Health {
     const answers = await Promise.all(
       this.#databases.map(async (database) => ((await answers1(database)) ? undefined : `database ${database.name}`)),
     );
-    const missing = [...this.#missingServices(), ...answers.filter((name) => name !== undefined)];
-    return { ready: missing.length === 0, missing };
+    const databases = answers.filter((name) => name !== undefined);
+    const services = this.#services.missing().map((name) => `service ${name}`);
+    const missing = [...services, ...databases];
+    this.#wasComplete ||= missing.length === 0;
+    const none = (gone: readonly string[], all: number): boolean => all > 0 && gone.length === all;
+    const isOfUse = !none(services, this.#services.expected) && !none(databases, this.#databases.length);
+    return { ready: this.#wasComplete && isOfUse, missing };
   }
 }
 

@@ -1,0 +1,186 @@
+/** Nodes on a real bus, without databases: who is found to be there, whose calls are sent again, and who may not join. */
+import assert from "node:assert/strict";
+import { spawn, type ChildProcess } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Errors, type ServiceSchema } from "moleculer";
+import { connect as connectBus, type NatsConnection } from "nats";
+import { parseKeyspaces } from "../../db/keyspaces.ts";
+import { action, call } from "../../mixins/contract.ts";
+import { makeNode, type Node, type NodeOptions } from "../../moleculer.config.ts";
+import { natsOptions } from "../../mixins/bus.ts";
+import { surfaceOf } from "../../mixins/surface.ts";
+import { natsFile } from "../../scripts/cluster/files.ts";
+import { findServer } from "../../scripts/servers.ts";
+import { until } from "../support/until.ts";
+
+const PASSWORD = "a password of this test";
+const shard = { city: 1, slot: 7 };
+const place = <const N extends string>(name: N, retrySafe: boolean) =>
+  action(name, { summary: "", params: {}, answer: "string" as const, retrySafe, address: () => shard });
+const safe = place("stock.safe", true);
+const once = place("stock.once", false);
+
+describe("nodes of a cluster", () => {
+  const dataDir = mkdtempSync(join(tmpdir(), "tb-nodes-"));
+  const nodes = new Set<Node>();
+  let nats: ChildProcess;
+  let port = 0;
+
+  before(async () => {
+    port = await freePort();
+    nats = spawn(await findServer("nats-server"), ["-c", natsFile(dataDir, port, PASSWORD)], { stdio: "ignore" });
+    await until(() => answers(port));
+  });
+  after(async () => {
+    await Promise.all([...nodes].map((node) => node.stop()));
+    const ended = new Promise((resolve) => nats.once("exit", resolve));
+    nats.kill("SIGTERM");
+    await ended;
+    rmSync(dataDir, { recursive: true, force: true });
+  });
+
+  async function node(nodeID: string, options: Partial<NodeOptions> = {}): Promise<Node> {
+    const made = await makeNode({
+      nodeID,
+      keyspaces: parseKeyspaces(`
+        keyspaces:
+          user: { id: 0, name: users, databases: { users: 0-15 } }
+          sh: { id: 1, name: Shanghai, databases: { sh: 0-15 } }`),
+      urlOf: () => "postgresql://127.0.0.1:1/none",
+      services: ["stock"],
+      replace: { stock: where(nodeID) },
+      nats: { servers: [`127.0.0.1:${port}`], user: "tuanbar", pass: PASSWORD },
+      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      logLevel: "fatal",
+      ...options,
+    });
+    nodes.add(made);
+    return made;
+  }
+  const stop = async (...some: readonly Node[]): Promise<void> => {
+    for (const one of some) {
+      nodes.delete(one);
+      await one.stop();
+    }
+  };
+  /** One that calls, and those it knows of by then. */
+  async function asking(...others: readonly string[]): Promise<readonly [Node, ...Node[]]> {
+    const asks = await node("asks", { services: ["probe"], replace: {} });
+    const made = await Promise.all(others.map((name) => node(name)));
+    await until(async () => asks.broker.registry.getActionEndpoints(safe.name)?.count() === others.length);
+    return [asks, ...made];
+  }
+
+  it("send a shard's calls to one of them, and to another when it falls silent: at once what may be repeated, and within 5 s", async () => {
+    const [asks, a, b] = (await asking("a", "b")) as [Node, Node, Node];
+    const first = await call(asks.broker, safe, {});
+    assert.equal(await call(asks.broker, once, {}), first, "one shard, one node");
+    const [silent, other] = first === "a" ? [a, b] : [b, a];
+    const stuck = await stuckCalls(() => ({
+      outcomes: Promise.allSettled([call(asks.broker, safe, {}), call(asks.broker, once, {})]),
+    }));
+    await cutOff(silent);
+    const startedMs = performance.now();
+    const [repeated, unknown] = await stuck.outcomes;
+    const tookMs = performance.now() - startedMs;
+    assert.ok(tookMs < 5_000, `it is left after ${tookMs} ms`);
+    assert.deepEqual(repeated, { status: "fulfilled", value: other.broker.nodeID });
+    assert.ok(unknown?.status === "rejected" && unknown.reason instanceof Errors.RequestRejectedError, "nobody knows what it did");
+    await stop(asks, silent, other);
+  });
+
+  it("leave without a call failing, also of those that may not be repeated", async () => {
+    const [asks, a, b] = (await asking("a", "b")) as [Node, Node, Node];
+    let over = false;
+    const answered = new Map<string, number>();
+    const asker = async (): Promise<void> => {
+      while (!over) {
+        const by = await call(asks.broker, once, {});
+        answered.set(by, (answered.get(by) ?? 0) + 1);
+        await sleep(1);
+      }
+    };
+    const asked = Promise.all(Array.from({ length: 8 }, asker));
+    await sleep(300);
+    const [owner] = answered.keys();
+    const [leaving, staying] = owner === "a" ? [a, b] : [b, a];
+    await stop(leaving);
+    await sleep(300);
+    over = true;
+    await asked;
+    assert.ok((answered.get(staying.broker.nodeID) ?? 0) > 0, "the other one took over");
+    await stop(asks, staying);
+  });
+
+  it("notice one that comes back under its name before anybody missed it: its old calls do not wait for their timeout", async () => {
+    const [asks, first] = (await asking("a")) as [Node, Node];
+    const stuck = await stuckCalls(() => ({ answer: call(asks.broker, safe, {}) }));
+    await cutOff(first);
+    const again = await node("a");
+    assert.equal(await stuck.answer, "a");
+    await stop(asks, again, first);
+  });
+
+  it("refuse to join others that would misread them, in one line that says what about", async () => {
+    const other = await node("other");
+    const stranger = surfaceOf([action("order.place", { summary: "", params: { dealId: "number" }, answer: undefined })]);
+    // As another version would tell it.
+    other.broker.metadata["surface"] = stranger;
+    other.broker.registry.regenerateLocalRawInfo(true);
+    await assert.rejects(node("late"), {
+      name: "StartError",
+      message:
+        /^this version cannot join the cluster: its contracts do not fit those of node other \(order\.place disagrees about dealId\)$/,
+    });
+    await stop(other);
+  });
+
+  it("are refused by the bus without its password", async () => {
+    const settings = { servers: [`127.0.0.1:${port}`], user: "tuanbar", pass: "wrong" };
+    await assert.rejects(connectBus(natsOptions(settings, "nobody")), { code: "AUTHORIZATION_VIOLATION" });
+  });
+});
+
+/** Answers with the node it runs on, 8 s late while calls get stuck. */
+function where(nodeID: string): ServiceSchema {
+  const handler = async (): Promise<string> => {
+    if (getsStuck) await sleep(8_000);
+    return nodeID;
+  };
+  return { name: "stock", actions: { safe: handler, once: handler } };
+}
+let getsStuck = false;
+
+/** Calls that are under way and stay so. */
+async function stuckCalls<A>(start: () => A): Promise<A> {
+  getsStuck = true;
+  const calls = start();
+  await sleep(100);
+  getsStuck = false;
+  return calls;
+}
+
+/** As its death would look to the others: no word, no beat. */
+const cutOff = ({ broker }: Node): Promise<void> => (broker.transit as unknown as { tx: { client: NatsConnection } }).tx.client.close();
+
+const freePort = (): Promise<number> =>
+  new Promise((resolve) => {
+    const probe = createServer();
+    probe.listen(0, "127.0.0.1", () => {
+      const address = probe.address();
+      probe.close(() => resolve(typeof address === "object" && address ? address.port : 0));
+    });
+  });
+const answers = (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => resolve(false));
+  });

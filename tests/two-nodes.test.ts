@@ -1,0 +1,71 @@
+/**
+ * Two nodes that drain one shard at once, as happens whenever nodes come and go: orders, payments, cancellations and groups of one hot deal, half
+ * of them on each node, as if neither knew of the other. Slower may be, wrong never: no command fails for it, and every invariant holds.
+ */
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { DomainError } from "../domain/error.ts";
+import type { Id } from "../domain/ids.ts";
+import { makeNode, type Node } from "../moleculer.config.ts";
+import { cancelOrder, placeOrder } from "../services/order/order.contract.ts";
+import { payOrder } from "../services/payment/payment.contract.ts";
+import { makeDeal } from "./support/deals.ts";
+import { callAs, caller } from "./support/node.ts";
+import { Shop } from "./support/shop.ts";
+
+const BUYERS = 40;
+const ROUNDS = 12;
+
+describe("two nodes that drain one shard at once", () => {
+  let shop: Shop;
+  let other: Node;
+  before(async () => {
+    shop = await Shop.open();
+    other = await makeNode({
+      nodeID: "other",
+      keyspaces: shop.test.keyspaces.keyspaces,
+      urlOf: shop.test.keyspaces.urlOf,
+      services: ["wallet", "group", "order", "payment", "voucher"],
+      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      logLevel: "fatal",
+      settings: { wallet: { testChannel: true } },
+    });
+  });
+  after(async () => {
+    await other.stop();
+    await shop.close();
+  });
+
+  it("sell, take money and give back without a fault", async () => {
+    const deal = await makeDeal(shop.test, { stock: 100_000, tiers: [{ size: 2, price: 900 }], price: 1_000 });
+    const faults: unknown[] = [];
+    // "Try again" is an answer; anything that is not one is a fault.
+    const ask = async <A>(work: () => Promise<A>): Promise<A | undefined> => {
+      for (let tries = 0; tries < 50; tries++) {
+        try {
+          return await work();
+        } catch (error) {
+          if (error instanceof DomainError && error.retryable) continue;
+          faults.push(error);
+          return undefined;
+        }
+      }
+      return undefined;
+    };
+    const buy = async (n: number): Promise<void> => {
+      const user = caller(await shop.person(1_000_000));
+      for (let round = 0; round < ROUNDS; round++) {
+        const node = (n + round) % 2 === 0 ? shop.test.node : other;
+        const form = { dealId: deal, quantity: 1, ...(n % 4 === 0 ? { groupSize: 2 } : {}) };
+        const order = await ask(() => callAs(node, placeOrder, form, user));
+        if (!order) return;
+        const id = order.id as Id;
+        if (round % 4 === 3) await ask(() => callAs(node, cancelOrder, { id }, user));
+        else await ask(() => callAs(n % 3 === 0 ? other : node, payOrder, { id, channel: "wallet" }, user));
+      }
+    };
+    await Promise.all(Array.from({ length: BUYERS }, (_, n) => buy(n)));
+    assert.deepEqual(faults, []);
+    await shop.addsUp();
+  });
+});
