@@ -1,12 +1,14 @@
 /** How a node is put together; nothing else decides at start-up. `scripts/start.ts` and the tests call `makeNode`. */
-import { ServiceBroker, type BrokerOptions, type ServiceSchema } from "moleculer";
+import { ServiceBroker, type BrokerOptions, type Logger, type ServiceSchema } from "moleculer";
 import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
 import type { Keyspaces } from "./db/keyspaces.ts";
 import { DomainErrorRegenerator } from "./mixins/errors.ts";
 import { Metrics } from "./mixins/metrics.ts";
-import { attachPlatform, Platform, type TradeSettings } from "./mixins/platform.ts";
+import { attachPlatform, DEALS_CHANGED, Platform, type TradeSettings } from "./mixins/platform.ts";
+import { RedisLink } from "./mixins/redis.ts";
 import { SlotStrategy } from "./mixins/slot-strategy.ts";
+import { RedisStockGate } from "./mixins/stock-gate.redis.ts";
 import { makeValidator } from "./mixins/validator.ts";
 
 /** Every service there is, in the order they start: what others stand on first, the door last. */
@@ -35,6 +37,8 @@ export interface NodeOptions {
   readonly urlOf: (database: string) => string;
   readonly services: readonly ServiceName[];
   readonly trade: TradeSettings;
+  /** `mixins/redis.ts` says in which forms; unset: the stock gate and the limits are this process's own. */
+  readonly redisUrl?: string;
   readonly logLevel: string;
   /** Settings of a service, over its own. */
   readonly settings?: Partial<Record<ServiceName, Readonly<Record<string, unknown>>>>;
@@ -62,12 +66,16 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
         onError: (error) => logger.warn(`an idle connection to ${name} broke: ${error.message}`),
       }),
   );
+  const metrics = new Metrics();
+  const redis = options.redisUrl === undefined ? undefined : redisLink(options.redisUrl, metrics, logger);
   const platform = new Platform({
     keyspaces: options.keyspaces,
     databases: new Map(options.keyspaces.databases().map(({ name }, index) => [name, databases[index] as Database])),
-    metrics: new Metrics(),
+    metrics,
     logger,
     trade: options.trade,
+    ...(redis === undefined ? {} : { redis, stockGate: new RedisStockGate(redis) }),
+    tellDeals: (change) => void broker.broadcast(DEALS_CHANGED, change),
   });
   attachPlatform(broker, platform);
   for (const name of options.services) {
@@ -89,6 +97,11 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   };
 }
 
+function redisLink(url: string, metrics: Metrics, logger: Logger): RedisLink {
+  const link = new RedisLink(url, { failed: (kind) => metrics.redisErrors.inc({ kind }) }, logger);
+  metrics.gauge("tuanbar_gate_open", "1 while the stock gate refuses nobody because Redis cannot be asked", (set) => set(link.usable ? 0 : 1));
+  return link;
+}
 /** At `info` Moleculer tells every step of every service's start; our start is one banner, so there only these modules speak below `warn`. */
 const levels = (level: string): Record<string, string> =>
   level === "info" ? { GATEWAY: "info", PLATFORM: "info", "**": "warn" } : { "**": level };

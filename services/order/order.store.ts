@@ -2,8 +2,9 @@
 import type { DealFacts, OrderRow, QuotaChange } from "../../domain/order/place.ts";
 import { orderKey, quotaKey } from "../../domain/order/place.ts";
 import type { DealState } from "../../domain/deal/state.ts";
-import type { DealId, GroupId, MerchantId, OrderId, Shard, UserId } from "../../domain/ids.ts";
+import type { DealId, GroupId, Id, MerchantId, OrderId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import { fen } from "../../domain/money.ts";
 import type { OrderState } from "../../domain/order/state.ts";
 import type { Queryable, Statement } from "../../db/database.ts";
@@ -130,6 +131,17 @@ const PAYING: Statement = {
      cross join lateral (select order_id, state from payments
                           where slot = $1 and order_id = k.order_id and state <> 'CANCELLED' and state <> 'CANCELLING' offset 0) p
      where p.state = 'TRYING'`,
+};
+/** By the merchant's index: an order is younger than its deal, and a merchant has few deals at once. */
+const BUYERS: Statement = {
+  name: "order/buyers",
+  text: `
+    select (select coalesce(sum(total - held - sold), 0)::integer from stock where slot = $1 and deal_id = $2) as available,
+           count(o.id)::integer as looked, coalesce(max(o.id), $3)::text as last,
+           coalesce(array_agg(distinct o.consumer_id::text) filter (where o.deal_id = $2), '{}') as buyers
+      from (select merchant_id from deals where slot = $1 and id = $2 offset 0) d
+      left join lateral (select id, deal_id, consumer_id from orders
+                          where slot = $1 and merchant_id = d.merchant_id and id > $3 order by id limit $4) o on true`,
 };
 const DUE: Statement = {
   name: "order/due",
@@ -296,6 +308,25 @@ export async function giveBackQuotas(
 /** Which of these orders a payment is being made for. */
 export const findPaying = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Set<string>> =>
   new Set((await tx.query<{ order_id: string }>(PAYING, [shard.slot, ids])).map((row) => row.order_id));
+
+/** A drain's ids are minted when it begins, and are there when it commits: this much later at most. */
+const COMMIT_MS = LIMITS.requestMs;
+const IDS_A_MS_BITS = 22n;
+
+/** Who has ordered a deal since an order's id, and what the deal has left, as of one moment. */
+export async function findBuyers(
+  tx: Queryable,
+  shard: Shard,
+  { dealId, after }: { readonly dealId: Id; readonly after: Id },
+  limit: number,
+): Promise<{ available: number; buyers: Id[]; after: Id; hasMore: boolean }> {
+  const [row] = await tx.query<{ available: number; looked: number; last: Id; buyers: Id[] }>(BUYERS, [shard.slot, dealId, after, limit]);
+  invariant(row !== undefined, "an aggregate gives a row");
+  const hasMore = row.looked === limit;
+  const settled = BigInt(row.last) - (BigInt(COMMIT_MS) << IDS_A_MS_BITS);
+  const next = hasMore ? BigInt(row.last) : settled > BigInt(dealId) ? settled : BigInt(dealId);
+  return { available: row.available, buyers: row.buyers, after: next.toString() as Id, hasMore };
+}
 
 /** Unpaid orders past their time, oldest first, except those a payment is being made for. */
 export const dueOrders = (tx: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>

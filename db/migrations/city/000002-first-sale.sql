@@ -59,6 +59,8 @@ create table stock (
   total integer not null check (total >= 0),
   held integer not null default 0 check (held >= 0),
   sold integer not null default 0 check (sold >= 0),
+  -- Raised with every change: what the stock gate was told last is told from what it was told late.
+  version bigint not null default 0,
   primary key (slot, deal_id, bucket),
   constraint stock_not_oversold check (held + sold <= total)
 ) partition by list (slot);
