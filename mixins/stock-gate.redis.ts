@@ -5,8 +5,9 @@
  */
 import { shardKey, shardOf } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
+import { LIMITS } from "../domain/limits.ts";
 import { RedisUnavailable, type RedisClient, type RedisLink } from "./redis.ts";
-import { checkQuantity, ENTRY_MS, FRESH_MS, HISTORY_MS, OpenDoor, type Entry, type Short, type StockFact, type StockGate } from "./stock-gate.ts";
+import { checkQuantity, crowd, ENTRY_MS, FRESH_MS, HISTORY_MS, OpenDoor, type Entry, type StockFact, type StockGate } from "./stock-gate.ts";
 
 /**
  * Of each deal two keys: a hash (`b0`, `v0` …: available and version of each bucket; `left`, their sum; `known`, how many there are, and `of`
@@ -17,7 +18,7 @@ const NOW = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)`;
 
-/** KEYS: both of each deal. ARGV: for each deal, how many requests, then request and quantity of each. Answers { open, left, entered } a request: open 0 refused, 1 counted, 2 counted while nothing was known. */
+/** KEYS: both of each deal. ARGV: for each deal, how many requests, then request and quantity of each. Answers { way, left } a request: 0 too few left, 1 in, 2 in while nothing is known, 3 crowded. */
 const ENTER = `${NOW}
 local answers, at = {}, 1
 for k = 1, #KEYS, 2 do
@@ -37,18 +38,20 @@ for k = 1, #KEYS, 2 do
     local quantity = tonumber(ARGV[i + 1])
     if not quantity or quantity < 1 or quantity ~= math.floor(quantity) then return redis.error_reply('ERR a quantity is a whole number, one at least') end
     local member = string.format('%d:%s', quantity, ARGV[i])
-    local open = isKnown and 1 or 2
-    if redis.call('ZSCORE', inside, member) then
-      -- Inside already: sent again.
-    elseif isFresh and left - entered < quantity then
-      open = 0
-    else
-      redis.call('ZADD', inside, now + ${ENTRY_MS}, member)
-      entered = entered + quantity
+    local way = isKnown and 1 or 2
+    -- Inside already where it was sent again.
+    if not redis.call('ZSCORE', inside, member) then
+      if isFresh and left < quantity then
+        way = 0
+      elseif isFresh and entered >= left + ${LIMITS.gateCrowdMax} then
+        way = 3
+      else
+        redis.call('ZADD', inside, now + ${ENTRY_MS}, member)
+        entered = entered + quantity
+      end
     end
-    answers[#answers + 1] = open
+    answers[#answers + 1] = way
     answers[#answers + 1] = left
-    answers[#answers + 1] = entered
   end
   if entered ~= before then redis.call('HSET', stock, 'entered', entered) end
   at = at + 1 + count * 2
@@ -102,7 +105,7 @@ const keysOf = (dealId: string): [string, string] => {
 
 interface Knock {
   readonly entry: Entry;
-  readonly resolve: (short: Short | undefined) => void;
+  readonly resolve: (left: number | undefined) => void;
   readonly reject: (error: unknown) => void;
 }
 /** What is told of one deal in one call. */
@@ -115,8 +118,6 @@ interface Telling {
 export class RedisStockGate implements StockGate {
   readonly #link: RedisLink;
   readonly #door = new OpenDoor();
-  /** Who was let in while nothing was known. */
-  readonly #throughDoor = new Set<Entry>();
   /** A deal was asked for that Redis knows nothing of; whoever repairs sets it back. */
   isMissing = false;
   #knocks: Knock[] = [];
@@ -130,7 +131,7 @@ export class RedisStockGate implements StockGate {
   }
 
 
-  enter(entry: Entry): Promise<Short | undefined> {
+  enter(entry: Entry): Promise<number | undefined> {
     checkQuantity(entry.quantity);
     return new Promise((resolve, reject) => {
       this.#knocks.push({ entry, resolve, reject });
@@ -139,7 +140,7 @@ export class RedisStockGate implements StockGate {
   }
 
   leave(entry: Entry): void {
-    if (this.#throughDoor.delete(entry)) this.#door.leave(entry.dealId);
+    this.#door.leave(entry);
     this.#telling(entry.dealId).leaving.push(entry);
     this.#later();
   }
@@ -218,11 +219,12 @@ export class RedisStockGate implements StockGate {
     let at = 0;
     for (const some of byDeal.values()) {
       for (const knock of some) {
-        const [open = 2, left = 0, entered = 0] = answers?.slice(at, at + 3) ?? [];
-        at += 3;
-        if (open === 0) knock.resolve({ left, entered });
-        else if (open === 1) knock.resolve(undefined);
-        else this.#throughOpenDoor(knock);
+        const [way = 2, left = 0] = answers?.slice(at, at + 2) ?? [];
+        at += 2;
+        if (way === 0) knock.resolve(left);
+        else if (way === 1) knock.resolve(undefined);
+        else if (way === 2) this.#throughOpenDoor(knock);
+        else knock.reject(crowd());
       }
     }
   }
@@ -230,8 +232,7 @@ export class RedisStockGate implements StockGate {
   #throughOpenDoor({ entry, resolve, reject }: Knock): void {
     this.isMissing = true;
     try {
-      this.#door.enter(entry.dealId);
-      this.#throughDoor.add(entry);
+      this.#door.enter(entry);
       resolve(undefined);
     } catch (error) {
       // What Redis may have counted of it is taken back.

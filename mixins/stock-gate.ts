@@ -1,7 +1,9 @@
 /**
  * The stock gate: in front of the mailboxes, so that a stampede at a deal with nothing left costs no transaction. It may refuse, it never
  * grants: PostgreSQL alone decides what is sold. It knows of each deal what the last commits left in its buckets (facts, told by the drains)
- * and which commands it has let in that are not answered yet (entries); a command that the rest cannot serve is refused.
+ * and which commands it has let in that are not answered yet (entries). A command for more than is left is refused; one that would find a
+ * drain's worth of others before it for the same units is told to come again. (To call it sold out because of those before it would be a lie
+ * as often as one of them is refused for another reason: units were left over in a race of shoppers against their own limits.)
  *
  * Facts carry the version of their row, so one that comes late changes nothing; an entry carries the id of its request, so one that is
  * counted twice (a script that was sent again, a client's second click) counts once. Facts that nobody has confirmed for a second refuse
@@ -11,7 +13,7 @@
  */
 import { LRUCache } from "lru-cache";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
-import { raise } from "../domain/error.ts";
+import { refusal, type DomainError } from "../domain/error.ts";
 import { invariant } from "../domain/invariant.ts";
 import { LIMITS } from "../domain/limits.ts";
 
@@ -34,15 +36,9 @@ export interface Entry {
   readonly quantity: number;
 }
 
-/** A refusal: what the deal has left, and how much of it those inside may still take. */
-export interface Short {
-  readonly left: number;
-  readonly entered: number;
-}
-
 export interface StockGate {
-  /** Undefined: it may try, and `leave` is owed. Throws OVERLOADED where nothing is known and enough are trying already. */
-  enter(entry: Entry): Short | undefined | Promise<Short | undefined>;
+  /** The units left, fewer than are asked for; undefined: it may try, and `leave` is owed. Throws OVERLOADED where enough are trying already. */
+  enter(entry: Entry): number | undefined | Promise<number | undefined>;
   /** Its command has been answered, whatever the answer. */
   leave(entry: Entry): void;
   /** What PostgreSQL has committed. */
@@ -59,6 +55,8 @@ export const HISTORY_MS = 15_000;
 /** An entry whose node died is dropped after this: its caller has long stopped waiting. */
 export const ENTRY_MS = LIMITS.requestMs + 2_000;
 
+export const crowd = (): DomainError => refusal(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 });
+
 export const checkQuantity = (quantity: number): void =>
   invariant(Number.isInteger(quantity) && quantity >= 1 && quantity <= LIMITS.quantityMax, "a gate counts whole units, one at least");
 
@@ -67,18 +65,18 @@ export const checkQuantity = (quantity: number): void =>
  * all at once then. One drain's worth of a deal waits or is being decided; the others are told to come back.
  */
 export class OpenDoor {
-  readonly #inside = new Map<string, number>();
+  /** Requests inside, by deal. */
+  readonly #inside = new Map<string, Set<string>>();
 
-  enter(dealId: string): void {
-    const inside = this.#inside.get(dealId) ?? 0;
-    if (inside >= LIMITS.openGateCommandsMax) raise(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 });
-    this.#inside.set(dealId, inside + 1);
+  enter({ dealId, requestId }: Entry): void {
+    const inside = this.#inside.get(dealId) ?? new Set();
+    if (inside.size >= LIMITS.gateCrowdMax) throw crowd();
+    this.#inside.set(dealId, inside.add(requestId));
   }
 
-  leave(dealId: string): void {
-    const inside = (this.#inside.get(dealId) ?? 1) - 1;
-    if (inside > 0) this.#inside.set(dealId, inside);
-    else this.#inside.delete(dealId);
+  leave({ dealId, requestId }: Entry): void {
+    const inside = this.#inside.get(dealId);
+    if (inside?.delete(requestId) && inside.size === 0) this.#inside.delete(dealId);
   }
 }
 
@@ -108,14 +106,15 @@ export class LocalStockGate implements StockGate {
     this.#clock = clock;
   }
 
-  enter({ dealId, requestId, quantity }: Entry): Short | undefined {
+  enter({ dealId, requestId, quantity }: Entry): number | undefined {
     checkQuantity(quantity);
     const deal = this.#deal(dealId);
     if (deal.inside.has(requestId)) return undefined;
     if (deal.buckets.size === deal.of && this.#clock() - deal.freshMs < FRESH_MS) {
       let left = 0;
       for (const { available } of deal.buckets.values()) left += available;
-      if (left - deal.entered < quantity) return { left, entered: deal.entered };
+      if (left < quantity) return left;
+      if (deal.entered >= left + LIMITS.gateCrowdMax) throw crowd();
     }
     deal.inside.set(requestId, quantity);
     deal.entered += quantity;

@@ -1,6 +1,7 @@
 import { accessSync, constants } from "node:fs";
 import { isIP } from "node:net";
 import { resolve } from "node:path";
+import { parseRedisUrl, RedisUrlError } from "../mixins/redis.ts";
 import { StartError } from "./start-error.ts";
 
 /** Every environment variable this program listens to, checked once at start: the rest of the code never reads `process.env`. */
@@ -18,13 +19,15 @@ export interface Settings {
   readonly logLevel: LogLevel;
   /** Path of a routing table with database URLs; unset: the embedded PostgreSQL. */
   readonly keyspacesFile?: string;
+  /** Unset: stock gate and limits in this process. */
+  readonly redisUrl?: string;
 }
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Servers that the cluster profile brings; refused rather than ignored, or somebody would believe them in use. */
-const NOT_YET = ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"];
+const NOT_YET = ["NATS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"];
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -44,6 +47,7 @@ export function readSettings(environment: Environment = process.env): Settings {
     throw new StartError('environment: RATE_LIMITS is "off", which is allowed only with the embedded PostgreSQL (KEYSPACES unset)');
   }
   const jwtSecret = secret(environment, "JWT_SECRET", 32);
+  const redisUrl = redis(environment, "REDIS_URL");
   const adminPassword = secret(environment, "ADMIN_PASSWORD", 8);
   return Object.freeze({
     port: wholeNumber(environment, "PORT", { from: 0, to: 65_535, otherwise: 3000 }),
@@ -56,6 +60,7 @@ export function readSettings(environment: Environment = process.env): Settings {
     ...(jwtSecret === undefined ? {} : { jwtSecret }),
     ...(adminPassword === undefined ? {} : { adminPassword }),
     ...(keyspacesFile === undefined ? {} : { keyspacesFile }),
+    ...(redisUrl === undefined ? {} : { redisUrl }),
   });
 }
 
@@ -97,6 +102,18 @@ function readableFile(environment: Environment, name: string): string | undefine
     throw new StartError(`environment: ${name} is ${JSON.stringify(value)}, allowed: a file that can be read`, { cause: error });
   }
   return resolve(value);
+}
+
+/** The URL may hold a password, so the error does not repeat it. */
+function redis(environment: Environment, name: string): string | undefined {
+  const value = environment[name];
+  if (!value) return undefined;
+  try {
+    parseRedisUrl(value);
+  } catch (error) {
+    throw new StartError(`environment: ${name} is ${error instanceof RedisUrlError ? error.message : String(error)}`, { cause: error });
+  }
+  return value;
 }
 
 /** The only variables whose value an error must not repeat: error lines end up in logs. */

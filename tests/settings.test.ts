@@ -34,6 +34,7 @@ test("every variable is taken over, with its type", () => {
     RATE_LIMITS: "on",
     LOG_LEVEL: "fatal",
     KEYSPACES: keyspaces,
+    REDIS_URL: "redis+cluster://a,b:7000",
   });
   assert.deepEqual(settings, {
     port: 0,
@@ -46,6 +47,7 @@ test("every variable is taken over, with its type", () => {
     rateLimits: "on",
     logLevel: "fatal",
     keyspacesFile: keyspaces,
+    redisUrl: "redis+cluster://a,b:7000",
   });
 });
 
@@ -88,8 +90,14 @@ test("a secret that is too short is refused without repeating it", () => {
   assert.equal(refusal({ ADMIN_PASSWORD: "hunter2" }), "environment: ADMIN_PASSWORD has 7 characters, allowed: 8 or more");
 });
 
+test("a Redis URL that is none is refused without repeating it", () => {
+  const message = refusal({ REDIS_URL: "http://user:hunter2@localhost" });
+  assert.match(message, /^environment: REDIS_URL is not the URL of a Redis; expected /);
+  assert.doesNotMatch(message, /hunter2/);
+});
+
 test("a server that this version cannot use is refused, not ignored", () => {
-  for (const name of ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"]) {
+  for (const name of ["NATS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"]) {
     assert.match(refusal({ [name]: "redis://user:secret@localhost" }), new RegExp(`^environment: ${name} is not supported yet`));
   }
 });

@@ -344,6 +344,7 @@ create table stock (
   total integer not null,
   held integer default 0 not null,
   sold integer default 0 not null,
+  version bigint default 0 not null,
   constraint stock_pkey PRIMARY KEY (slot, deal_id, bucket),
   constraint stock_held_check CHECK ((held >= 0)),
   constraint stock_not_oversold CHECK (((held + sold) <= total)),

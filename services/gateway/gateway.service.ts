@@ -105,7 +105,7 @@ function build(this: This): void {
     draining: () => this.health.draining,
   });
   this.streams = new Set();
-  const limits = settings.rateLimits === "on" ? new Limits(settings.rates) : undefined;
+  const limits = settings.rateLimits === "on" ? new Limits(settings.rates, platform.redis) : undefined;
   this.near = new NearDeals(broker, metrics);
   const callers = new Callers(makeTokens(settings.jwtSecret));
   const door: Door = { broker, callers, limits, trustProxy: settings.trustProxy, near: this.near.ways };

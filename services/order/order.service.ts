@@ -14,7 +14,6 @@ import { keyOf, storedAnswers, type Keyed, type Replayable } from "../../mixins/
 import { isRefusal } from "../../mixins/mailbox.ts";
 import { cursorId, page } from "../../mixins/page.ts";
 import { platformOf, type Platform } from "../../mixins/platform.ts";
-import type { Short } from "../../mixins/stock-gate.ts";
 import { followOrders } from "./order-index.ts";
 import { findIndexedOrders } from "./order-index.store.ts";
 import { BUYERS_PAGE, cancelOrder, expireOrders, getOrder, leaseSoldOut, listOrders, placeOrder } from "./order.contract.ts";
@@ -100,15 +99,14 @@ async function enter({ platform, leases, earlier }: Vars, command: PlaceCommand)
   const post = (): Promise<Placed> => platform.post(shardOf(dealId), "order.place", command, { merchantId: dealId });
   const entry = { dealId, requestId: earlierName(command), quantity };
   // Nothing is awaited where the gate is this process's own: a turn of the microtask queue per step is felt at 20,000 refusals a second.
-  const asked = leases.isHeld(dealId) ? NOTHING_LEFT : platform.stockGate.enter(entry);
-  const short = asked instanceof Promise ? await asked : asked;
-  if (short === undefined) return post().finally(() => platform.stockGate.leave(entry));
+  const asked = leases.isHeld(dealId) ? 0 : platform.stockGate.enter(entry);
+  const left = asked instanceof Promise ? await asked : asked;
+  if (left === undefined) return post().finally(() => platform.stockGate.leave(entry));
   if ((await earlier.find(command)) !== undefined) return post();
   platform.metrics.refusals.inc({ code: "SOLD_OUT" });
   platform.metrics.gateRefusals.inc({ at: "shard" });
-  return raise(DEAL_ERRORS, "SOLD_OUT", { dealId, available: Math.max(0, short.left - short.entered) });
+  return raise(DEAL_ERRORS, "SOLD_OUT", { dealId, available: left });
 }
-const NOTHING_LEFT: Short = { left: 0, entered: 0 };
 
 /** What the caller's own process keeps is taken back before anything is sold (`Platform.stockChanged`); only other nodes are waited for. */
 async function lease(this: This, ctx: Ctx<typeof leaseSoldOut>): Promise<Answer<typeof leaseSoldOut>> {

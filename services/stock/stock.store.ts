@@ -63,6 +63,20 @@ const FLOW: Statement = {
       from unnest($2::bigint[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[]) as c(deal_id, bucket, total, held, sold)`,
 };
 
+/** All slots of a database on purpose: a report, run by one node twice a minute. */
+const ON_SALE: Statement = {
+  name: "stock/on-sale",
+  text: `
+    select s.deal_id, s.bucket, s.total, s.held, s.sold, s.version, count(*) over (partition by s.deal_id)::integer as of
+      from (select slot, id from deals where state = 'ON_SALE' and id > $1 order by id limit $2) d
+     cross join lateral (select * from stock where slot = d.slot and deal_id = d.id offset 0) s
+     order by s.deal_id, s.bucket`,
+};
+
+/** The stock of deals on sale, in the order of their ids, after one. */
+export const factsOnSale = async (tx: Queryable, after: string, dealsMax: number): Promise<StockFact[]> =>
+  (await tx.query<BucketRow & { of: number }>(ON_SALE, [after, dealsMax])).map((row) => ({ ...factOf(row), of: row.of }));
+
 export const lockFreeBuckets = async (tx: Queryable, shard: Shard, deals: readonly DealId[]): Promise<Map<DealId, LockedBucket[]>> =>
   bucketsByDeal(await tx.query<BucketRow>(LOCK_FREE, [shard.slot, deals]));
 
