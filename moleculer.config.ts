@@ -99,7 +99,9 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
 
 function redisLink(url: string, metrics: Metrics, logger: Logger): RedisLink {
   const link = new RedisLink(url, { failed: (kind) => metrics.redisErrors.inc({ kind }) }, logger);
-  metrics.gauge("tuanbar_gate_open", "1 while the stock gate refuses nobody because Redis cannot be asked", (set) => set(link.usable ? 0 : 1));
+  metrics.gauge("tuanbar_gate_open", "1 while the stock gate refuses nobody because Redis cannot be asked", (set) =>
+    set(link.usable ? 0 : 1),
+  );
   return link;
 }
 /** At `info` Moleculer tells every step of every service's start; our start is one banner, so there only these modules speak below `warn`. */

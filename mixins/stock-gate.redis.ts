@@ -7,7 +7,17 @@ import { shardKey, shardOf } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { RedisUnavailable, type RedisClient, type RedisLink } from "./redis.ts";
-import { checkQuantity, crowd, ENTRY_MS, FRESH_MS, HISTORY_MS, OpenDoor, type Entry, type StockFact, type StockGate } from "./stock-gate.ts";
+import {
+  checkQuantity,
+  crowd,
+  ENTRY_MS,
+  FRESH_MS,
+  HISTORY_MS,
+  OpenDoor,
+  type Entry,
+  type StockFact,
+  type StockGate,
+} from "./stock-gate.ts";
 
 /**
  * Of each deal two keys: a hash (`b0`, `v0` …: available and version of each bucket; `left`, their sum; `known`, how many there are, and `of`
@@ -129,7 +139,6 @@ export class RedisStockGate implements StockGate {
     link.client.defineCommand("gateEnter", { lua: ENTER });
     link.client.defineCommand("gateSettle", { lua: SETTLE });
   }
-
 
   enter(entry: Entry): Promise<number | undefined> {
     checkQuantity(entry.quantity);

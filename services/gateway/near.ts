@@ -127,7 +127,14 @@ export class NearDeals {
 
   /** Asks for a lease in the background; one question a deal at a time, and not all the time. */
   #lease(dealId: Id): void {
-    const known = this.#soldOut.get(dealId) ?? { untilMs: 0, askedMs: -Infinity, after: dealId, buyers: new Set(), asking: false, epoch: 0 };
+    const known = this.#soldOut.get(dealId) ?? {
+      untilMs: 0,
+      askedMs: -Infinity,
+      after: dealId,
+      buyers: new Set(),
+      asking: false,
+      epoch: 0,
+    };
     const askedMs = performance.now();
     if (known.asking || askedMs - known.askedMs < AGAIN_MS || known.buyers.size > DEAL_BUYERS_MAX) return;
     known.asking = true;

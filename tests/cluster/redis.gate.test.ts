@@ -44,7 +44,8 @@ describe("the stock gate in Redis", () => {
 
   it("keeps a shard's keys on one node of a Redis Cluster", async () => {
     const slots = new Set<unknown>();
-    for (const key of (await redis.command("keys", `*${deal}*`)) as string[]) slots.add(await redis.command("cluster", "keyslot", key).catch(() => key.slice(0, key.indexOf("}"))));
+    for (const key of (await redis.command("keys", `*${deal}*`)) as string[])
+      slots.add(await redis.command("cluster", "keyslot", key).catch(() => key.slice(0, key.indexOf("}"))));
     assert.equal(slots.size, 1);
   });
 
