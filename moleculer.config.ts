@@ -10,6 +10,7 @@ import { RedisLink } from "./mixins/redis.ts";
 import { SlotStrategy } from "./mixins/slot-strategy.ts";
 import { RedisStockGate } from "./mixins/stock-gate.redis.ts";
 import { makeValidator } from "./mixins/validator.ts";
+import { Regions } from "./regions/registry.ts";
 
 /** Every service there is, in the order they start: what others stand on first, the door last. */
 export const SERVICES = [
@@ -39,6 +40,8 @@ export interface NodeOptions {
   readonly trade: TradeSettings;
   /** `mixins/redis.ts` says in which forms; unset: the stock gate and the limits are this process's own. */
   readonly redisUrl?: string;
+  /** The manifest of regional policies; unset: every region has the default policy. */
+  readonly regionsFile?: string;
   readonly logLevel: string;
   /** Settings of a service, over its own. */
   readonly settings?: Partial<Record<ServiceName, Readonly<Record<string, unknown>>>>;
@@ -75,6 +78,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     logger,
     trade: options.trade,
     ...(redis === undefined ? {} : { redis, stockGate: new RedisStockGate(redis) }),
+    ...(options.regionsFile === undefined ? {} : { regions: await loadRegions(options.regionsFile, metrics, logger) }),
     tellDeals: (change) => void broker.broadcast(DEALS_CHANGED, change),
   });
   attachPlatform(broker, platform);
@@ -104,6 +108,16 @@ function redisLink(url: string, metrics: Metrics, logger: Logger): RedisLink {
   );
   return link;
 }
+const loadRegions = (file: string, metrics: Metrics, logger: Logger): Promise<Regions> =>
+  Regions.load(file, {
+    fault(region, kind, detail) {
+      metrics.regionFaults.inc({ region, kind });
+      logger.error(
+        `alarm: the policy of region ${region} ${kind === "refused" ? "was refused" : "failed, the default stands in"}: ${detail}`,
+      );
+    },
+  });
+
 /** At `info` Moleculer tells every step of every service's start; our start is one banner, so there only these modules speak below `warn`. */
 const levels = (level: string): Record<string, string> =>
   level === "info" ? { GATEWAY: "info", PLATFORM: "info", "**": "warn" } : { "**": level };

@@ -67,6 +67,12 @@ export class Metrics {
     labelNames: ["kind"] as const,
     registers: [this.registry],
   });
+  readonly regionFaults = new Counter({
+    name: "tuanbar_region_faults_total",
+    help: "Regional policies that failed, by how: refused when loaded, threw, slow or nonsense when asked",
+    labelNames: ["region", "kind"] as const,
+    registers: [this.registry],
+  });
   readonly payments = new Counter({
     name: "tuanbar_payments_total",
     help: "Payments by outcome",

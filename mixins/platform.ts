@@ -5,6 +5,7 @@ import { raise } from "../domain/error.ts";
 import { shardKey, type Shard } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
 import { LIMITS } from "../domain/limits.ts";
+import { NO_REGIONS, type RegionBook, type RegionRules } from "../domain/region/policy.ts";
 import type { Database } from "../db/database.ts";
 import type { Keyspaces } from "../db/keyspaces.ts";
 import { Drainer, type DrainFunction } from "./drain.ts";
@@ -36,6 +37,8 @@ export interface PlatformParts {
   readonly trade: TradeSettings;
   /** What the nodes of a cluster share; unset: this process is alone. */
   readonly redis?: RedisLink;
+  /** Unset: every region has the default policy. */
+  readonly regions?: RegionBook;
   /** Unset: this process's memory. */
   readonly stockGate?: StockGate;
   /** Tells whoever keeps deals near, on this node before it returns. */
@@ -48,6 +51,7 @@ export class Platform {
   readonly metrics: Metrics;
   readonly trade: TradeSettings;
   readonly redis: RedisLink | undefined;
+  readonly regions: RegionBook;
   readonly stockGate: StockGate;
   readonly #tellDeals: (change: DealsChanged) => void;
   readonly #logger: Logger;
@@ -62,6 +66,7 @@ export class Platform {
     this.metrics = parts.metrics;
     this.trade = parts.trade;
     this.redis = parts.redis;
+    this.regions = parts.regions ?? NO_REGIONS;
     this.stockGate = parts.stockGate ?? new LocalStockGate();
     this.#tellDeals = parts.tellDeals ?? (() => undefined);
     this.#logger = parts.logger;
@@ -107,6 +112,11 @@ export class Platform {
   /** After a commit that changed something else of deals. */
   dealsChanged(dealIds: readonly string[]): void {
     if (dealIds.length > 0) this.#tellDeals({ changed: dealIds, available: [] });
+  }
+
+  /** What the policy of a city's region says at this moment. */
+  rulesOf(city: number): RegionRules {
+    return this.regions.rulesFor(this.keyspaces.byId(city)?.region);
   }
 
   mailboxes(): readonly Mailbox[] {

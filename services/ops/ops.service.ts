@@ -3,7 +3,8 @@ import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { registerGauges } from "./gauges.ts";
-import { listMailboxes, listShards, verify } from "./ops.contract.ts";
+import { listMailboxes, listRegions, listShards, ownRegions, reloadRegions, verify } from "./ops.contract.ts";
+import { regionsOfNodes } from "./regions.ts";
 import { viewShards } from "./shards.ts";
 import { Verifier } from "./verify.ts";
 
@@ -19,6 +20,9 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     verify: handle(verify, verifyAll),
     shards: handle(listShards, shards),
     mailboxes: handle(listMailboxes, mailboxes),
+    regions: handle(listRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, false) })),
+    reloadRegions: handle(reloadRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, true) })),
+    ownRegions: handle(ownRegions, own),
   },
   created() {
     this.platform = platformOf(this.broker);
@@ -45,4 +49,10 @@ async function mailboxes(this: This): Promise<Answer<typeof listMailboxes>> {
   return this.platform
     .mailboxes()
     .map(({ shard, depth, lastBatchSize }) => ({ city: shard.city, slot: shard.slot, depth, batchSize: lastBatchSize }));
+}
+
+async function own(this: This, ctx: Ctx<typeof ownRegions>): Promise<Answer<typeof ownRegions>> {
+  const { regions } = this.platform;
+  const views = ctx.params.reload ? await regions.reload() : regions.list();
+  return views.map((view) => ({ node: this.broker.nodeID, ...view }));
 }

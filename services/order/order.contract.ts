@@ -15,6 +15,10 @@ export const Order = shape("Order", {
   unitPrice: "fen",
   discount: "number",
   amount: "fen",
+  /** The regional policy it was made under, and the discount a unit that policy gave. */
+  region: "string",
+  regionVersion: "string",
+  discountBps: "number",
   groupId: { type: "id", optional: true },
   expiresAt: "time",
   createdAt: "time",

@@ -29,6 +29,8 @@ interface Vars {
   /** Earlier orders by key, for callers whose deal is known to be sold out: a repeat of a success is still answered with it. */
   earlier: Gather<PlaceCommand, OrderRow>;
   leases: Leases;
+  /** Orders of this second, by city. */
+  windows: Map<number, { readonly second: number; orders: number }>;
   sweeper: Sweep;
 }
 type This = Service<{}> & Vars;
@@ -56,6 +58,7 @@ const order: ServiceSchema<{}, {}, Vars> = {
     this.platform.offer<ReleaseCommand, OrderRow>("order.expire", (work, commands) => release(work, this.platform, commands));
     followOrders(this.broker);
     this.leases = new Leases();
+    this.windows = new Map();
     this.earlier = new Gather(earlierName, (commands) => findEarlier(this.platform, commands));
   },
   started() {
@@ -87,9 +90,20 @@ async function place(this: This, ctx: Ctx<typeof placeOrder>): Promise<Replayabl
     bodyHash: bodyHash?.toString("hex") ?? "",
     requestId,
   };
+  admit(this, cityOf(dealId));
   const placed = await enter(this, command);
   const view = viewNewOrder(placed.order, cityCode(this.platform, dealId));
   return placed.replayed ? { ...view, replayed: true } : view;
+}
+
+/** A region's admission rate, of this node: so many orders a second and city, whoever they are from. A window's count is all it takes. */
+function admit({ platform, windows }: Vars, city: number): void {
+  const { ordersPerSecond } = platform.rulesOf(city);
+  if (ordersPerSecond === undefined) return;
+  const second = Math.floor(performance.now() / 1_000);
+  const window = windows.get(city);
+  if (window?.second !== second) windows.set(city, { second, orders: 1 });
+  else if (++window.orders > ordersPerSecond) raise(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 });
 }
 
 /** Past the stock gate into the mailbox. A repeat of a success is answered with it, whatever the gate says. */

@@ -20,6 +20,9 @@ interface OrderRecord {
   unit_price: string;
   discount: string;
   amount: string;
+  region: string;
+  region_version: string;
+  discount_bps: number;
   commission_bps: number;
   voucher_valid_days: number;
   state: OrderState;
@@ -29,7 +32,7 @@ interface OrderRecord {
   expires_at: Date;
   paid_at: Date | null;
 }
-const COLUMNS = `o.id, o.consumer_id, o.merchant_id, o.deal_id, o.group_id, o.bucket, o.quantity, o.unit_price, o.discount, o.amount, o.commission_bps,
+const COLUMNS = `o.id, o.consumer_id, o.merchant_id, o.deal_id, o.group_id, o.bucket, o.quantity, o.unit_price, o.discount, o.amount, o.region, o.region_version, o.discount_bps, o.commission_bps,
   o.voucher_valid_days, o.state, o.idem_key, encode(o.body_hash, 'hex') as body_hash, o.created_at, o.expires_at, o.paid_at`;
 
 const toOrder = (row: OrderRecord): OrderRow => ({
@@ -43,6 +46,9 @@ const toOrder = (row: OrderRecord): OrderRow => ({
   unitPrice: fen(row.unit_price),
   discount: fen(row.discount),
   amount: fen(row.amount),
+  region: row.region,
+  regionVersion: row.region_version,
+  discountBps: row.discount_bps,
   commissionBps: row.commission_bps,
   voucherValidDays: row.voucher_valid_days,
   state: row.state,
@@ -72,12 +78,13 @@ const OF_MERCHANT: Statement = {
 const INSERT: Statement = {
   name: "order/insert",
   text: `
-    insert into orders (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
-                        voucher_valid_days, state, idem_key, body_hash, created_at, expires_at)
-    select $1, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
-           voucher_valid_days, state, idem_key, decode(body_hash, 'hex'), $3, expires_at
+    insert into orders (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, region, region_version,
+                        discount_bps, commission_bps, voucher_valid_days, state, idem_key, body_hash, created_at, expires_at)
+    select $1, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, region, region_version,
+           discount_bps, commission_bps, voucher_valid_days, state, idem_key, decode(body_hash, 'hex'), $3, expires_at
       from json_to_recordset($2) as o(id bigint, consumer_id bigint, merchant_id bigint, deal_id bigint, group_id bigint, bucket smallint,
-           quantity integer, unit_price bigint, discount bigint, amount bigint, commission_bps integer, voucher_valid_days integer,
+           quantity integer, unit_price bigint, discount bigint, amount bigint, region text, region_version text, discount_bps integer,
+           commission_bps integer, voucher_valid_days integer,
            state text, idem_key text, body_hash text, expires_at timestamptz)`,
 };
 /**
@@ -191,6 +198,9 @@ export async function insertOrders(tx: Queryable, shard: Shard, orders: readonly
     unit_price: String(order.unitPrice),
     discount: String(order.discount),
     amount: String(order.amount),
+    region: order.region,
+    region_version: order.regionVersion,
+    discount_bps: order.discountBps,
     commission_bps: order.commissionBps,
     voucher_valid_days: order.voucherValidDays,
     state: order.state,

@@ -30,6 +30,7 @@ export const makePlaceDrain =
     const { outcomes, writes } = decidePlace(state, commands, {
       now: work.now,
       orderTtlMs: platform.trade.orderTtlSeconds * 1_000,
+      rules: platform.rulesOf(work.shard.city),
       nextId: () => ids.shift() ?? "",
     });
     await write(work, writes);

@@ -149,6 +149,10 @@ create table orders (
   unit_price bigint not null check (unit_price > 0),
   discount bigint not null check (discount >= 0),
   amount bigint not null check (amount > 0),
+  -- The regional policy it was made under, and the discount that policy gave.
+  region text not null default 'default',
+  region_version text not null default '1.0.0',
+  discount_bps integer not null default 0 check (discount_bps between 0 and 9000),
   commission_bps integer not null,
   voucher_valid_days integer not null,
   state text not null check (state in ('PENDING_PAYMENT', 'PAID', 'CONFIRMED', 'COMPLETED', 'CANCELLED', 'EXPIRED', 'REFUNDED')),
