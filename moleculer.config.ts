@@ -1,5 +1,5 @@
 /** How a node is put together; nothing else decides at start-up. `scripts/start.ts` and the tests call `makeNode`. */
-import { Errors, ServiceBroker, type BrokerOptions, type ServiceSchema } from "moleculer";
+import { Errors, ServiceBroker, type BrokerOptions, type Logger, type ServiceSchema } from "moleculer";
 import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
 import type { Keyspaces } from "./db/keyspaces.ts";
@@ -10,10 +10,13 @@ import { DomainErrorRegenerator } from "./mixins/errors.ts";
 import { EventStreams } from "./mixins/jetstream.ts";
 import { journalOf } from "./mixins/journal.ts";
 import { Metrics } from "./mixins/metrics.ts";
-import { attachPlatform, Platform, type TradeSettings } from "./mixins/platform.ts";
+import { attachPlatform, DEALS_CHANGED, Platform, type TradeSettings } from "./mixins/platform.ts";
+import { RedisLink } from "./mixins/redis.ts";
 import { SlotStrategy } from "./mixins/slot-strategy.ts";
+import { RedisStockGate } from "./mixins/stock-gate.redis.ts";
 import { surfaceOf } from "./mixins/surface.ts";
 import { makeValidator } from "./mixins/validator.ts";
+import { Regions } from "./regions/registry.ts";
 import { CONTRACTS } from "./services/gateway/routes.ts";
 
 /** Every service there is, in the order they start: what others stand on first, the door last. */
@@ -55,11 +58,13 @@ export interface NodeOptions {
   readonly urlOf: (database: string) => string;
   readonly services: readonly ServiceName[];
   readonly trade: TradeSettings;
+  /** `mixins/redis.ts` says in which forms; unset: the stock gate and the limits are this process's own. */
+  readonly redisUrl?: string;
+  /** The manifest of regional policies; unset: every region has the default policy. */
+  readonly regionsFile?: string;
   readonly logLevel: string;
   /** The bus to the other nodes; without it this process is the whole platform. */
   readonly nats?: NatsSettings;
-  /** For what is kept in Redis (stock gate, limits); without it, in this process. */
-  readonly redisUrl?: string;
   /** Settings of a service, over its own. */
   readonly settings?: Partial<Record<ServiceName, Readonly<Record<string, unknown>>>>;
   /** Services to run instead of ours, under the same name: what `bench/` compares ours with. */
@@ -86,12 +91,17 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
         onError: (error) => logger.warn(`an idle connection to ${name} broke: ${error.message}`),
       }),
   );
+  const metrics = new Metrics();
+  const redis = options.redisUrl === undefined ? undefined : redisLink(options.redisUrl, metrics, logger);
   const platform = new Platform({
     keyspaces: options.keyspaces,
     databases: new Map(options.keyspaces.databases().map(({ name }, index) => [name, databases[index] as Database])),
-    metrics: new Metrics(),
+    metrics,
     logger,
     trade: options.trade,
+    ...(redis === undefined ? {} : { redis, stockGate: new RedisStockGate(redis) }),
+    ...(options.regionsFile === undefined ? {} : { regions: await loadRegions(options.regionsFile, metrics, logger) }),
+    tellDeals: (change) => void broker.broadcast(DEALS_CHANGED, change),
   });
   attachPlatform(broker, platform);
   const journal = journalOf(broker);
@@ -120,6 +130,23 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     },
   };
 }
+
+function redisLink(url: string, metrics: Metrics, logger: Logger): RedisLink {
+  const link = new RedisLink(url, { failed: (kind) => metrics.redisErrors.inc({ kind }) }, logger);
+  metrics.gauge("tuanbar_gate_open", "1 while the stock gate refuses nobody because Redis cannot be asked", (set) =>
+    set(link.usable ? 0 : 1),
+  );
+  return link;
+}
+const loadRegions = (file: string, metrics: Metrics, logger: Logger): Promise<Regions> =>
+  Regions.load(file, {
+    fault(region, kind, detail) {
+      metrics.regionFaults.inc({ region, kind });
+      logger.error(
+        `alarm: the policy of region ${region} ${kind === "refused" ? "was refused" : "failed, the default stands in"}: ${detail}`,
+      );
+    },
+  });
 
 /** At `info` Moleculer tells every step of every service's start; our start is one banner, so there only these modules speak below `warn`. */
 const levels = (level: string): Record<string, string> =>

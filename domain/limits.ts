@@ -8,6 +8,8 @@ export const LIMITS = {
   mailboxCommandsMax: 4_096,
   /** Of those, commands for one merchant: half, so that a stampede at one bar leaves room for its neighbours in the slot. */
   mailboxMerchantCommandsMax: 2_048,
+  /** Units the stock gate lets in beyond those a deal has, and commands of a deal while it knows nothing: what one drain takes. */
+  gateCrowdMax: 512,
   /** A drain may wait this long for a row another node holds before it answers BUSY. */
   lockWaitMs: 1_000,
   /** A transaction whose process says nothing for this long is ended: one that was stopped in the middle keeps its rows from whoever takes over. */
@@ -31,4 +33,5 @@ invariant(LIMITS.lockWaitMs < LIMITS.statementMs, "a lock wait ends before its s
 invariant(LIMITS.transactionIdleMs < LIMITS.requestMs, "rows of a stopped process are free again before those who wait for them give up");
 invariant(LIMITS.statementMs < LIMITS.requestMs, "a statement ends before its client gives up");
 invariant(LIMITS.requestMs < LIMITS.tryMs, "recovery never cancels a payment whose buyer still waits");
+invariant(LIMITS.gateCrowdMax < LIMITS.mailboxMerchantCommandsMax, "an open gate lets in fewer than a closed one");
 invariant(LIMITS.mailboxMerchantCommandsMax < LIMITS.mailboxCommandsMax, "one merchant never fills a mailbox");

@@ -50,6 +50,29 @@ export class Metrics {
     labelNames: ["code"] as const,
     registers: [this.registry],
   });
+  readonly gateRefusals = new Counter({
+    name: "tuanbar_gate_refusals_total",
+    help: "Orders of sold-out deals refused without a transaction: at the gateway, or at their shard",
+    labelNames: ["at"] as const,
+    registers: [this.registry],
+  });
+  readonly gateRepairs = new Counter({
+    name: "tuanbar_gate_repairs_total",
+    help: "Buckets of stock that Redis had not, or not as PostgreSQL has them, found by the repairer",
+    registers: [this.registry],
+  });
+  readonly redisErrors = new Counter({
+    name: "tuanbar_redis_errors_total",
+    help: "Questions to Redis that were not answered, by what went wrong",
+    labelNames: ["kind"] as const,
+    registers: [this.registry],
+  });
+  readonly regionFaults = new Counter({
+    name: "tuanbar_region_faults_total",
+    help: "Regional policies that failed, by how: refused when loaded, threw, slow or nonsense when asked",
+    labelNames: ["region", "kind"] as const,
+    registers: [this.registry],
+  });
   readonly payments = new Counter({
     name: "tuanbar_payments_total",
     help: "Payments by outcome",

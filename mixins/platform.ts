@@ -5,12 +5,14 @@ import { raise } from "../domain/error.ts";
 import { shardKey, type Shard } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
 import { LIMITS } from "../domain/limits.ts";
+import { NO_REGIONS, type RegionBook, type RegionRules } from "../domain/region/policy.ts";
 import type { Database } from "../db/database.ts";
 import type { Keyspaces } from "../db/keyspaces.ts";
 import { Drainer, type DrainFunction } from "./drain.ts";
 import { Mailbox, type MailboxWatch } from "./mailbox.ts";
 import type { Metrics } from "./metrics.ts";
-import { StockGate } from "./stock-gate.ts";
+import type { RedisLink } from "./redis.ts";
+import { LocalStockGate, type StockFact, type StockGate } from "./stock-gate.ts";
 
 /** Figures of the trade that an operator may set; the environment is read in one place and handed down. */
 export interface TradeSettings {
@@ -18,12 +20,29 @@ export interface TradeSettings {
   readonly settlementDelayMinutes: number;
 }
 
+/** Deals whose page is another now, and those of them that have units. */
+export interface DealsChanged {
+  readonly changed: readonly string[];
+  readonly available: readonly string[];
+}
+
+/** The broadcast that carries it; gateways listen. A node's own gateway has heard it when the broadcast returns. */
+export const DEALS_CHANGED = "deals.changed";
+
 export interface PlatformParts {
   readonly keyspaces: Keyspaces;
   readonly databases: ReadonlyMap<string, Database>;
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly trade: TradeSettings;
+  /** What the nodes of a cluster share; unset: this process is alone. */
+  readonly redis?: RedisLink;
+  /** Unset: every region has the default policy. */
+  readonly regions?: RegionBook;
+  /** Unset: this process's memory. */
+  readonly stockGate?: StockGate;
+  /** Tells whoever keeps deals near, on this node before it returns. */
+  readonly tellDeals?: (change: DealsChanged) => void;
 }
 
 export class Platform {
@@ -31,7 +50,10 @@ export class Platform {
   readonly databases: ReadonlyMap<string, Database>;
   readonly metrics: Metrics;
   readonly trade: TradeSettings;
-  readonly stockGate = new StockGate();
+  readonly redis: RedisLink | undefined;
+  readonly regions: RegionBook;
+  readonly stockGate: StockGate;
+  readonly #tellDeals: (change: DealsChanged) => void;
   readonly #logger: Logger;
   readonly #kinds = new Map<string, DrainFunction<never, unknown>>();
   readonly #mailboxes = new Map<string, Mailbox>();
@@ -43,6 +65,10 @@ export class Platform {
     this.databases = parts.databases;
     this.metrics = parts.metrics;
     this.trade = parts.trade;
+    this.redis = parts.redis;
+    this.regions = parts.regions ?? NO_REGIONS;
+    this.stockGate = parts.stockGate ?? new LocalStockGate();
+    this.#tellDeals = parts.tellDeals ?? (() => undefined);
     this.#logger = parts.logger;
     this.#watch = parts.metrics.mailboxWatch();
   }
@@ -74,6 +100,25 @@ export class Platform {
     return this.keyspaces.byId(city)?.kind === "city";
   }
 
+  /** After a commit that changed stock, before its commands are answered: the gate is told, and whoever keeps the deals near. */
+  stockChanged(facts: readonly StockFact[]): void {
+    if (facts.length === 0) return;
+    this.stockGate.note(facts);
+    const changed = new Set(facts.map(({ dealId }) => dealId));
+    const available = new Set(facts.flatMap((fact) => (fact.available > 0 ? [fact.dealId] : [])));
+    this.#tellDeals({ changed: [...changed], available: [...available] });
+  }
+
+  /** After a commit that changed something else of deals. */
+  dealsChanged(dealIds: readonly string[]): void {
+    if (dealIds.length > 0) this.#tellDeals({ changed: dealIds, available: [] });
+  }
+
+  /** What the policy of a city's region says at this moment. */
+  rulesOf(city: number): RegionRules {
+    return this.regions.rulesFor(this.keyspaces.byId(city)?.region);
+  }
+
   mailboxes(): readonly Mailbox[] {
     return [...this.#mailboxes.values()];
   }
@@ -81,6 +126,8 @@ export class Platform {
   /** Commits what waits, then closes every pool. */
   async close(): Promise<void> {
     await Promise.all(this.mailboxes().map((mailbox) => mailbox.close()));
+    await this.stockGate.close();
+    await this.redis?.close();
     await Promise.all([...this.databases.values()].map((database) => database.close()));
   }
 

@@ -4,6 +4,7 @@ import { hostname } from "node:os";
 import { resolve } from "node:path";
 import type { NatsSettings } from "../mixins/bus.ts";
 import { ROLES, SERVICES, type RoleName, type ServiceName } from "../moleculer.config.ts";
+import { parseRedisUrl, RedisUrlError } from "../mixins/redis.ts";
 import { StartError } from "./start-error.ts";
 
 /** Every environment variable this program listens to, checked once at start: the rest of the code never reads `process.env`. */
@@ -70,7 +71,7 @@ export function readSettings(environment: Environment = process.env, { local = f
     throw new StartError("environment: NATS_URL is set and KEYSPACES is not: the nodes of a cluster share database servers");
   if (cluster !== undefined && jwtSecret === undefined)
     throw new StartError("environment: NATS_URL is set and JWT_SECRET is not: the nodes of a cluster share one secret");
-  const redisUrl = serverUrls(environment, "REDIS_URL", ["redis:", "rediss:"])?.join(",");
+  const redisUrl = redis(environment, "REDIS_URL");
   const adminPassword = secret(environment, "ADMIN_PASSWORD", 8);
   return Object.freeze({
     port: wholeNumber(environment, "PORT", { from: 0, to: 65_535, otherwise: 3000 }),
@@ -194,6 +195,18 @@ function readableFile(environment: Environment, name: string): string | undefine
     throw new StartError(`environment: ${name} is ${JSON.stringify(value)}, allowed: a file that can be read`, { cause: error });
   }
   return resolve(value);
+}
+
+/** The URL may hold a password, so the error does not repeat it. */
+function redis(environment: Environment, name: string): string | undefined {
+  const value = environment[name];
+  if (!value) return undefined;
+  try {
+    parseRedisUrl(value);
+  } catch (error) {
+    throw new StartError(`environment: ${name} is ${error instanceof RedisUrlError ? error.message : String(error)}`, { cause: error });
+  }
+  return value;
 }
 
 /** The only variables whose value an error must not repeat: error lines end up in logs. */

@@ -11,6 +11,7 @@ import { startEmbeddedPostgres, type EmbeddedPostgres } from "../db/embedded.ts"
 import { KeyspacesError, loadKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { migrate, MigrationError } from "../db/migrate.ts";
 import { displayName, makeNode, SERVICES, type Node } from "../moleculer.config.ts";
+import { ManifestError } from "../regions/registry.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
 import { readSettings, type ClusterSettings, type Settings } from "./settings.ts";
@@ -98,6 +99,7 @@ async function start(
     services: SERVICES,
     trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
     logLevel: settings.logLevel,
+    regionsFile: join(root, "regions", "manifest.yaml"),
     ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },
@@ -132,7 +134,8 @@ function portIsFree({ port, host }: Settings): Promise<void> {
 /** Errors an operator can do something about, as one line; undefined for faults of ours. */
 function oneLine(error: unknown): StartError | undefined {
   if (error instanceof StartError) return error;
-  if (error instanceof MigrationError || error instanceof KeyspacesError) return new StartError(error.message);
+  if (error instanceof MigrationError || error instanceof KeyspacesError || error instanceof ManifestError)
+    return new StartError(error.message);
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "EADDRINUSE") return new StartError(`port ${process.env["PORT"] || 3000} is taken: stop what uses it, or set PORT`);
   if (code === "EACCES") return new StartError(`not allowed: ${message}`);

@@ -4,6 +4,7 @@ import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import { apportion, bucketsFor, restock, spreadStock, sumStock } from "../domain/deal/buckets.ts";
 import { draftFaults } from "../domain/deal/draft.ts";
+import { DEFAULT_RULES } from "../domain/region/policy.ts";
 import { moveDeal } from "../domain/deal/moves.ts";
 import { DEAL } from "../domain/deal/state.ts";
 import { DomainError } from "../domain/error.ts";
@@ -389,7 +390,7 @@ test("tiers that get larger and no dearer have no fault, and any others do", () 
         (tier, index) =>
           tier.price <= price && list.slice(0, index).every((smaller) => smaller.size < tier.size && smaller.price >= tier.price),
       );
-      assert.equal(draftFaults({ title: "t", stock: 1, price, tiers: list }).length === 0, good);
+      assert.equal(draftFaults({ title: "t", stock: 1, price, tiers: list }, DEFAULT_RULES).length === 0, good);
     }),
   );
 });

@@ -12,6 +12,7 @@ import { decideClosing } from "../domain/group/close.ts";
 import { GROUP, SEAT, type GroupState, type SeatState } from "../domain/group/state.ts";
 import type { DealId, GroupId, MerchantId, OrderId, PaymentId, UserId } from "../domain/ids.ts";
 import { fen } from "../domain/money.ts";
+import { DEFAULT_RULES } from "../domain/region/policy.ts";
 import {
   decidePlace,
   orderKey,
@@ -280,7 +281,7 @@ class World {
         quotas: this.quotas,
       },
       commands,
-      { now: this.now, orderTtlMs: ORDER_TTL_MS, nextId: this.nextId },
+      { now: this.now, orderTtlMs: ORDER_TTL_MS, rules: DEFAULT_RULES, nextId: this.nextId },
     );
     for (const group of writes.groups)
       this.groups.set(group.id, { ...group, state: "PENDING", held: 1, taken: 0, filled: 0, deadline: undefined });

@@ -103,6 +103,12 @@ test("a secret that is too short is refused without repeating it", () => {
   assert.equal(refusal({ ADMIN_PASSWORD: "hunter2" }), "environment: ADMIN_PASSWORD has 7 characters, allowed: 8 or more");
 });
 
+test("a Redis URL that is none is refused without repeating it", () => {
+  const message = refusal({ REDIS_URL: "http://user:hunter2@localhost" });
+  assert.match(message, /^environment: REDIS_URL is not the URL of a Redis; expected /);
+  assert.doesNotMatch(message, /hunter2/);
+});
+
 test("a server that this version cannot use is refused, not ignored", () => {
   for (const name of ["CLICKHOUSE_URL", "ELASTICSEARCH_URL"]) {
     assert.match(refusal({ [name]: "http://user:secret@localhost" }), new RegExp(`^environment: ${name} is not supported yet`));

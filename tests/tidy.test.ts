@@ -7,10 +7,11 @@ import { test } from "node:test";
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   domain: [],
   db: ["domain"],
+  regions: ["domain"],
   mixins: ["db", "domain"],
   services: ["mixins", "db", "domain"],
 };
-const files = globSync("{domain,db,mixins,services,samples,scripts,demo,bench}/**/*.ts").toSorted();
+const files = globSync("{domain,db,regions,mixins,services,samples,scripts,demo,bench}/**/*.ts").toSorted();
 const importsOf = (file: string): string[] =>
   [...readFileSync(file, "utf8").matchAll(/(?:from|import\() ?"(\.[^"]+)"/g)].map(([, to]) =>
     new URL(to ?? "", `file:///${file}`).pathname.slice(1),

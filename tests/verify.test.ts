@@ -80,6 +80,11 @@ const CORRUPTIONS: readonly Corruption[] = [
     caught: ["orders.created-event"],
   },
   {
+    what: "an order has not the discount its region gave",
+    sql: (w) => `update orders set discount_bps = 100 where id = ${w.unpaid.row.id}`,
+    caught: ["orders.discount"],
+  },
+  {
     what: "an order takes a step that is not allowed",
     sql: (w) =>
       `update events set data = (data::jsonb || '{"from":"CANCELLED"}')::json where type = 'order.moved' and subject = ${w.confirmed.row.id} and data ->> 'to' = 'PAID'`,

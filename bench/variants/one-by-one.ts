@@ -13,6 +13,7 @@ import { shardOf, type Id, type OrderId, type Shard } from "../../domain/ids.ts"
 import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { fen } from "../../domain/money.ts";
+import { DEFAULT_RULES } from "../../domain/region/policy.ts";
 import type { OrderRow } from "../../domain/order/place.ts";
 import { ORDER_ERRORS } from "../../domain/order/errors.ts";
 import { handle, type Answer, type Ctx } from "../../mixins/contract.ts";
@@ -149,6 +150,9 @@ async function transact(client: pg.PoolClient, shard: Shard, lock: LockStock, ct
     unitPrice,
     discount: fen(0n),
     amount: fen(unitPrice * BigInt(quantity)),
+    region: DEFAULT_RULES.region,
+    regionVersion: DEFAULT_RULES.version,
+    discountBps: 0,
     commissionBps: row.commission_bps,
     voucherValidDays: row.voucher_valid_days,
     state: "PENDING_PAYMENT",

@@ -1,4 +1,5 @@
 /** A deal as a merchant drafts it: the rules its schema cannot state, and what is assumed where the merchant says nothing. */
+import type { GroupRules } from "../region/policy.ts";
 import { nulFaults, type FieldFault } from "../text.ts";
 
 export interface Tier {
@@ -36,11 +37,22 @@ export const DEAL_DEFAULTS = {
 export type Draft = DealForm & { readonly [K in keyof typeof DEAL_DEFAULTS]-?: NonNullable<DealForm[K]> };
 
 /** Everything that is wrong with a form, so that one answer tells it all; empty for a good one. */
-export const draftFaults = (form: DealForm): FieldFault[] => [
+export const draftFaults = (form: DealForm, rules: GroupRules): FieldFault[] => [
+  ...regionFaults(form, rules),
   ...nulFaults({ title: form.title, description: form.description }),
   ...form.tiers.flatMap((tier, index) => tierFaults(form, tier, index)),
   ...windowFaults(form),
 ];
+
+/** The bounds of its region. A time the merchant did not choose is shortened where groups are opened, not refused here. */
+function regionFaults({ tiers, groupTtlMinutes }: DealForm, { sizeMax, ttlMinutesMin, ttlMinutesMax }: GroupRules): FieldFault[] {
+  const faults: FieldFault[] = [];
+  for (const [index, { size }] of tiers.entries())
+    if (size > sizeMax) faults.push({ field: `tiers[${index}].size`, message: `at most ${sizeMax} in this region` });
+  if (groupTtlMinutes !== undefined && (groupTtlMinutes < ttlMinutesMin || groupTtlMinutes > ttlMinutesMax))
+    faults.push({ field: "groupTtlMinutes", message: `from ${ttlMinutesMin} to ${ttlMinutesMax} in this region` });
+  return faults;
+}
 
 /** Larger groups never pay more, and nobody in a group pays more than alone. */
 function tierFaults(form: DealForm, tier: Tier, index: number): FieldFault[] {

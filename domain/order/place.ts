@@ -15,6 +15,7 @@ import type { DealId, GroupId, MerchantId, OrderId, UserId } from "../ids.ts";
 import { invariant } from "../invariant.ts";
 import { LIMITS } from "../limits.ts";
 import { fen, type Fen } from "../money.ts";
+import { unitDiscount, type RegionRules } from "../region/policy.ts";
 import { ORDER_ERRORS } from "./errors.ts";
 import type { OrderState } from "./state.ts";
 
@@ -78,6 +79,10 @@ export interface OrderRow {
   readonly unitPrice: Fen;
   readonly discount: Fen;
   readonly amount: Fen;
+  /** The regional policy it was made under, and the discount that policy gave. */
+  readonly region: string;
+  readonly regionVersion: string;
+  readonly discountBps: number;
   readonly commissionBps: number;
   readonly voucherValidDays: number;
   readonly state: OrderState;
@@ -154,6 +159,8 @@ export interface Placed {
 export interface PlaceContext {
   readonly now: Date;
   readonly orderTtlMs: number;
+  /** What the region's policy says at this moment: all orders of a batch are of one city. */
+  readonly rules: RegionRules;
   readonly nextId: () => string;
 }
 
@@ -202,7 +209,7 @@ class Placing {
       return refusal(GROUP_ERRORS, "GROUP_NOT_FOUND", { groupId: command.groupId });
     }
     if (!this.#onSale(deal)) return refusal(DEAL_ERRORS, "DEAL_NOT_ON_SALE", { dealId });
-    const tier = command.groupSize === undefined ? undefined : deal.tiers.find(({ size }) => size === command.groupSize);
+    const tier = command.groupSize === undefined ? undefined : this.#tierOf(deal, command.groupSize);
     if (command.groupSize !== undefined && !tier) return refusal(ORDER_ERRORS, "NO_SUCH_TIER", { dealId, size: command.groupSize });
     const noSeat = group && this.#seatRefusal(group, command.consumerId);
     if (noSeat) return noSeat;
@@ -237,6 +244,11 @@ class Placing {
   #onSale(deal: DealFacts): boolean {
     const nowMs = this.#context.now.getTime();
     return deal.state === "ON_SALE" && nowMs >= (deal.saleStartsAtMs ?? 0) && nowMs < (deal.saleEndsAtMs ?? Infinity);
+  }
+
+  /** A region may have made groups smaller since the deal was drafted. */
+  #tierOf(deal: DealFacts, size: number): DealFacts["tiers"][number] | undefined {
+    return size > this.#context.rules.sizeMax ? undefined : deal.tiers.find((tier) => tier.size === size);
   }
 
   #seatRefusal(group: GroupFacts, userId: UserId): DomainError | undefined {
@@ -317,7 +329,7 @@ class Placing {
       unitPrice,
       leaderId: command.consumerId,
       leaderName: command.username,
-      ttlMinutes: deal.groupTtlMinutes,
+      ttlMinutes: Math.min(deal.groupTtlMinutes, this.#context.rules.ttlMinutesMax),
       saleEndsAt: deal.saleEndsAtMs === undefined ? undefined : new Date(deal.saleEndsAtMs),
       autoFillBps: deal.autoFillBps,
     });
@@ -337,14 +349,17 @@ class Placing {
     deal: DealFacts,
     of: { unitPrice: Fen; groupId: GroupId | undefined; bucket: number; deadlineMs: number | undefined },
   ): OrderRow {
-    const { now, orderTtlMs } = this.#context;
+    const { now, orderTtlMs, rules } = this.#context;
     // An unpaid order never outlives its group's deadline, nor its deal's sale: the money could no longer be of use.
     const expiresMs = Math.min(
       now.getTime() + orderTtlMs,
       of.deadlineMs ?? Infinity,
       of.groupId === undefined ? Infinity : (deal.saleEndsAtMs ?? Infinity),
     );
-    const amount = fen(of.unitPrice * BigInt(command.quantity));
+    const quantity = BigInt(command.quantity);
+    const discountBps = of.groupId === undefined ? rules.aloneBps : rules.groupBps;
+    const discount = fen(unitDiscount(of.unitPrice, discountBps) * quantity);
+    const amount = fen(of.unitPrice * quantity - discount);
     invariant(amount > 0n, "an order costs something");
     const order: OrderRow = {
       id: this.#context.nextId() as OrderId,
@@ -355,8 +370,11 @@ class Placing {
       bucket: of.bucket,
       quantity: command.quantity,
       unitPrice: of.unitPrice,
-      discount: fen(0n),
+      discount,
       amount,
+      region: rules.region,
+      regionVersion: rules.version,
+      discountBps,
       commissionBps: deal.commissionBps,
       voucherValidDays: deal.voucherValidDays,
       state: "PENDING_PAYMENT",

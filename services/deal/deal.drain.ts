@@ -15,6 +15,7 @@ import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import { storedAnswers, type Keyed } from "../../mixins/idempotency.ts";
 import { isRefusal } from "../../mixins/mailbox.ts";
 import type { Platform } from "../../mixins/platform.ts";
+import type { StockFact } from "../../mixins/stock-gate.ts";
 import { findMerchants } from "../merchant/merchant.store.ts";
 import type { createDeal, Deal } from "./deal.contract.ts";
 import { findDeals, insertDeals, lockDeals, moveDeals, viewDeal, type DealHead, type NewDeal } from "./deal.store.ts";
@@ -51,6 +52,8 @@ export const makeCreateDrain = (platform: Platform) =>
     });
     if (deals.length > 0) await insertDeals(work, work.shard, deals, work.now);
     await appendEvents(work, work.shard, events);
+    // The gate knows a deal from its birth: a flash sale's first second is not its gate's first.
+    work.afterCommit(() => platform.stockChanged(deals.flatMap(bornFacts)));
     const views = await viewsOf(
       platform,
       work,
@@ -58,6 +61,9 @@ export const makeCreateDrain = (platform: Platform) =>
     );
     return made.map((id) => (id && views.get(id)) ?? refusal(COMMON_ERRORS, "FORBIDDEN", { need: "a merchant" }));
   });
+
+const bornFacts = ({ id, buckets }: NewDeal): StockFact[] =>
+  buckets.map((available, bucket) => ({ dealId: id, bucket, available, version: 0, of: buckets.length }));
 
 export interface MoveDealCommand {
   readonly dealId: DealId;
@@ -84,6 +90,10 @@ export const makeMoveDrain =
       return to;
     });
     await write(work, heads, states, events);
+    work.afterCommit(() => {
+      platform.dealsChanged([...states.keys()]);
+      platform.stockGate.forget([...states].flatMap(([id, to]) => (to === "CLOSED" ? [id] : [])));
+    });
     const views = await viewsOf(platform, work, [...heads.keys()]);
     return outcomes.map((outcome, index): Of<typeof Deal> | DomainError => {
       if (isRefusal(outcome)) return outcome;

@@ -37,7 +37,7 @@ async function create(this: Service<{}>, ctx: Ctx<typeof createDeal>): Promise<A
   const merchantId = ctx.meta.caller?.merchantId;
   if (merchantId === undefined || !platform.servesCity(shardOf(merchantId).city))
     return raise(COMMON_ERRORS, "FORBIDDEN", { need: "a merchant" });
-  const errors = draftFaults(ctx.params);
+  const errors = draftFaults(ctx.params, platform.rulesOf(shardOf(merchantId).city));
   if (errors.length > 0) return raise(COMMON_ERRORS, "VALIDATION_ERROR", { errors });
   const command: CreateDealCommand = { ...keyOf(ctx, createDeal.name), merchantId, requestId: ctx.meta.requestId, form: ctx.params };
   return platform.post(shardOf(merchantId), createDeal.name, command, { merchantId });

@@ -9,6 +9,7 @@ import { addressOf, type Callers, checkAudience } from "./callers.ts";
 import type { Exchange } from "./exchange.ts";
 import { announcesBody, Form, invalid, parseBody, readBody } from "./form.ts";
 import { addressKey, guessOf, isWrong, type Guess, type Limits } from "./limits.ts";
+import type { Near } from "./near.ts";
 import { fullPath, type RestContract } from "./routes.ts";
 
 /** Serves one exchange; a throw is answered as a problem. */
@@ -20,6 +21,8 @@ export interface Door {
   /** Undefined: no limits, for load tests. */
   readonly limits: Limits | undefined;
   readonly proxies: BlockList;
+  /** What is answered from nearby, by the name of its contract. */
+  readonly near: ReadonlyMap<string, Near>;
 }
 
 const IDEMPOTENCY_KEY = /^[\x20-\x7e]{1,128}$/;
@@ -30,6 +33,7 @@ export function serveContract(door: Door, contract: RestContract): Serve {
   const form = new Form(contract, rest.method, fullPath(rest));
   const isAuth = rest.path.startsWith("/auth/");
   const guess = guessOf(contract.errors);
+  const near = door.near.get(contract.name);
 
   return async (exchange) => {
     // Awaited only where there is something to wait for: a turn of the microtask queue per step is felt at 20,000 refusals a second.
@@ -40,18 +44,25 @@ export function serveContract(door: Door, contract: RestContract): Serve {
     const idempotencyKey = rest.method === "POST" ? keyOf(exchange, rest.key === "required") : undefined;
     const body = rest.method === "POST" && announcesBody(exchange.req) ? parseBody(await readBody(exchange.req)) : NO_BODY;
     const params = form.read({ path: exchange.pathValues, query: exchange.query, body: body.fields, escaped: body.escaped });
-    const meta: CallMeta = {
-      requestId: exchange.requestId,
-      ...(caller === undefined ? undefined : { caller }),
-      ...(idempotencyKey === undefined ? undefined : { idempotencyKey, bodyHash: form.hash(params) }),
+    const ask = (): Promise<unknown> => {
+      const meta: CallMeta = {
+        requestId: exchange.requestId,
+        ...(caller === undefined ? undefined : { caller }),
+        ...(idempotencyKey === undefined ? undefined : { idempotencyKey, bodyHash: form.hash(params) }),
+      };
+      return call(door.broker, contract, params as never, { meta });
     };
+    if (near !== undefined) {
+      const value = near(params as never, caller, ask);
+      return answer(exchange, rest.status, value instanceof Promise ? await value : value);
+    }
     const guesses =
       guess !== undefined && door.limits !== undefined
         ? { guess, limits: door.limits, key: guesserOf(door, guess, caller, params, exchange) }
         : undefined;
     if (guesses) await guesses.limits.mayTry(guesses.guess.limit, guesses.key, exchange);
     try {
-      answer(exchange, rest.status, await call(door.broker, contract, params as never, { meta }));
+      answer(exchange, rest.status, await ask());
     } catch (error) {
       if (guesses && isWrong(guesses.guess, error)) await guesses.limits.countFailure(guesses.guess.limit, guesses.key);
       throw error;

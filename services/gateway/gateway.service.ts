@@ -6,18 +6,19 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Service, ServiceBroker, ServiceSchema } from "moleculer";
+import type { Context, Service, ServiceBroker, ServiceSchema } from "moleculer";
 import ApiGateway from "moleculer-web";
 import { collectDefaultMetrics } from "prom-client";
 import { invariant } from "../../domain/invariant.ts";
 import { Health } from "../../mixins/health.ts";
-import { platformOf } from "../../mixins/platform.ts";
+import { DEALS_CHANGED, platformOf, type DealsChanged } from "../../mixins/platform.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
 import { Callers, proxyList } from "./callers.ts";
 import { serveContract, serveRawRoute, type Door, type Serve } from "./calls.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import type { Exchange } from "./exchange.ts";
 import { Limits, type LimitName } from "./limits.ts";
+import { NearDeals } from "./near.ts";
 import { pages } from "./pages.ts";
 import { fullPath, RAW_ROUTES, REST_CONTRACTS } from "./routes.ts";
 import { close, listen, makeServer } from "./server.ts";
@@ -39,6 +40,7 @@ export interface GatewaySettings {
 
 interface State {
   dispatcher: Dispatcher;
+  near: NearDeals;
   health: Health;
   server: Server;
   /** Answers that stay open until somebody ends them: at the latest, we do. */
@@ -69,6 +71,11 @@ const gateway: ServiceSchema<Partial<GatewaySettings>> = {
     $secureSettings: ["jwtSecret"],
   } as Partial<GatewaySettings>,
   actions: { rest: false, addRoute: false, removeRoute: false } as never,
+  events: {
+    [DEALS_CHANGED](this: This, ctx: Context<DealsChanged>): void {
+      this.near.changed(ctx.params);
+    },
+  } as never,
   methods: {
     /** Moleculer-web calls this for each request; it never rejects. */
     httpHandler(this: This, req: IncomingMessage, res: ServerResponse): void {
@@ -99,9 +106,11 @@ function build(this: This): void {
     draining: () => this.health.draining,
   });
   this.streams = new Set();
-  const limits = settings.rateLimits === "on" ? new Limits(settings.rates) : undefined;
+  const limits = settings.rateLimits === "on" ? new Limits(settings.rates, platform.redis) : undefined;
+  this.near = new NearDeals(broker, metrics);
+  const callers = new Callers(makeTokens(settings.jwtSecret));
   const proxies = proxyList(settings.trustedProxies);
-  const door: Door = { broker, callers: new Callers(makeTokens(settings.jwtSecret)), limits, proxies };
+  const door: Door = { broker, callers, limits, proxies, near: this.near.ways };
   const aliases: Record<string, Serve> = {};
   const add = (method: string, path: string, action: string, serve: Serve): void => {
     aliases[`${method} ${path.replaceAll(/\{(\w+)\}/g, ":$1")}`] = serve;

@@ -7,6 +7,7 @@ import type { OrderRow } from "../../domain/order/place.ts";
 import type { Work } from "../../mixins/drain.ts";
 import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import type { Platform } from "../../mixins/platform.ts";
+import type { StockFact } from "../../mixins/stock-gate.ts";
 import { giveBackQuotas, lockOrders } from "../order/order.store.ts";
 import { confirmOrders } from "../payment/confirm.store.ts";
 import { refundsRequested } from "../payment/payment.contract.ts";
@@ -59,22 +60,22 @@ export const makeCloseDrain =
         failed.push(...membersOf(group));
       }
     }
-    await Promise.all([
+    const [, , facts] = await Promise.all([
       changeGroups(work, shard, changes, now),
       confirmOrders(work, formed),
       giveBack(work, failed),
       appendEvents(work, shard, events),
     ]);
     work.afterCommit(() => {
-      for (const { dealId } of failed) platform.stockGate.open(dealId);
+      platform.stockChanged(facts);
       if (failed.length > 0) refundsRequested(broker, shard);
     });
     return ids.map(() => null);
   };
 
 /** Every paid seat of a failed group: its units go back on sale, its counter goes down, and its money is owed back. */
-async function giveBack(work: Work, orders: readonly OrderRow[]): Promise<void> {
-  if (orders.length === 0) return;
+async function giveBack(work: Work, orders: readonly OrderRow[]): Promise<readonly StockFact[]> {
+  if (orders.length === 0) return [];
   const { shard, now } = work;
   const [captures, ids] = await Promise.all([
     findCaptures(
@@ -91,7 +92,7 @@ async function giveBack(work: Work, orders: readonly OrderRow[]): Promise<void> 
     return { ...order, id, orderId: order.id, paymentId: capture.id, amount: capture.amount, reason: "GROUP_FAILED" };
   });
   const units = orders.map((order) => ({ dealId: order.dealId, bucket: order.bucket, total: 0, held: 0, sold: -order.quantity }));
-  await Promise.all([
+  const [facts] = await Promise.all([
     changeBuckets(work, shard, mergeBucketChanges(units), "group failed"),
     giveBackQuotas(
       work,
@@ -100,4 +101,5 @@ async function giveBack(work: Work, orders: readonly OrderRow[]): Promise<void> 
     ),
     requestRefunds(work, shard, refunds, now),
   ]);
+  return facts;
 }

@@ -63,3 +63,36 @@ export const dropDeadLetter = action("ops.dropDeadLetter", {
   errors: ["DEAD_LETTER_NOT_FOUND"],
   rest: { ...admins, path: "/ops/dead-letters/{id}/drop", status: 200 },
 });
+
+export const RegionPolicyView = shape("RegionPolicy", {
+  node: "string",
+  region: "string",
+  version: "string",
+  /** FALLBACK: it fails, and the default policy stands in. REFUSED: it was not loaded, what was there before goes on. */
+  state: { type: "enum", values: ["ACTIVE", "FALLBACK", "REFUSED"] },
+  detail: "string",
+});
+const RegionList = shape("RegionList", { items: { type: "array", items: RegionPolicyView } });
+export const listRegions = action("ops.regions", {
+  summary: "Regional policies, as each node has them",
+  params: {},
+  answer: RegionList,
+  rest: { method: "GET", path: "/ops/regions", who: "admin", status: 200, tag: "Operating" },
+});
+export const reloadRegions = action("ops.reloadRegions", {
+  summary: "Load the regional policies anew, on every node",
+  params: {},
+  answer: RegionList,
+  errors: ["UNAVAILABLE"],
+  timeoutMs: 60_000,
+  retrySafe: true,
+  rest: { method: "POST", path: "/ops/regions/reload", who: "admin", status: 200, tag: "Operating" },
+});
+/** Internal, asked of one node at a time: its own policies, loaded anew or as they are. */
+export const ownRegions = action("ops.ownRegions", {
+  summary: "Regional policies of the node that answers",
+  params: { reload: "boolean" },
+  answer: { type: "array", items: RegionPolicyView },
+  timeoutMs: 50_000,
+  retrySafe: true,
+});

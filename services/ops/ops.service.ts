@@ -3,7 +3,17 @@ import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
-import { dropDeadLetter, listDeadLetters, listShards, replayDeadLetter, verify } from "./ops.contract.ts";
+import {
+  dropDeadLetter,
+  listDeadLetters,
+  listRegions,
+  listShards,
+  ownRegions,
+  reloadRegions,
+  replayDeadLetter,
+  verify,
+} from "./ops.contract.ts";
+import { regionsOfNodes } from "./regions.ts";
 import { viewShards } from "./shards.ts";
 import { Verifier } from "./verify.ts";
 
@@ -21,6 +31,9 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     deadLetters: handle(listDeadLetters, deadLetters),
     replayDeadLetter: handle(replayDeadLetter, replay),
     dropDeadLetter: handle(dropDeadLetter, drop),
+    regions: handle(listRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, false) })),
+    reloadRegions: handle(reloadRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, true) })),
+    ownRegions: handle(ownRegions, own),
   },
   created() {
     this.platform = platformOf(this.broker);
@@ -53,4 +66,10 @@ async function drop(this: This, ctx: Ctx<typeof dropDeadLetter>): Promise<Answer
   const letter = await removeLetter(this.platform, ctx.params.id);
   this.logger.warn({ letter }, `dead letter ${letter.id} was dropped by ${ctx.meta.caller?.username ?? "the platform"}`);
   return letter;
+}
+
+async function own(this: This, ctx: Ctx<typeof ownRegions>): Promise<Answer<typeof ownRegions>> {
+  const { regions } = this.platform;
+  const views = ctx.params.reload ? await regions.reload() : regions.list();
+  return views.map((view) => ({ node: this.broker.nodeID, ...view }));
 }

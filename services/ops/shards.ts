@@ -15,9 +15,17 @@ interface ActionListed {
   readonly endpoints?: readonly { readonly nodeID: string }[];
 }
 
+const listActions = (via: Via): Promise<ActionListed[]> =>
+  via.call<ActionListed[], object>("$node.actions", { withEndpoints: true, onlyAvailable: true });
+const endpointsOf = (actions: readonly ActionListed[], name: string): string[] =>
+  actions.find((action) => action.name === name)?.endpoints?.map(({ nodeID }) => nodeID) ?? [];
+
+/** The nodes that offer an action. */
+export const nodesOf = async (via: Via, name: string): Promise<string[]> => endpointsOf(await listActions(via), name);
+
 export async function viewShards(via: Via, platform: Platform): Promise<Of<typeof ShardView>[]> {
-  const actions = await via.call<ActionListed[], object>("$node.actions", { withEndpoints: true, onlyAvailable: true });
-  const nodesOf = (name: string): string[] => actions.find((action) => action.name === name)?.endpoints?.map(({ nodeID }) => nodeID) ?? [];
+  const actions = await listActions(via);
+  const nodesOf = (name: string): string[] => endpointsOf(actions, name);
   const mailboxes = await gatherMailboxes(via, nodesOf(listMailboxes.name));
   return platform.keyspaces.all.flatMap((keyspace) =>
     Array.from({ length: SLOT_COUNT }, (_, slot) =>

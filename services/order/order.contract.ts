@@ -15,6 +15,10 @@ export const Order = shape("Order", {
   unitPrice: "fen",
   discount: "number",
   amount: "fen",
+  /** The regional policy it was made under, and the discount a unit that policy gave. */
+  region: "string",
+  regionVersion: "string",
+  discountBps: "number",
   groupId: { type: "id", optional: true },
   expiresAt: "time",
   createdAt: "time",
@@ -78,3 +82,27 @@ export const cancelOrder = action("order.cancel", {
 
 /** Internal: expires due orders of one shard; those not due, or being paid, are left alone. */
 export const expireOrders = dueAction("order.expire", "Expire unpaid orders");
+
+/** How long a gateway may refuse a sold-out deal by itself before it asks again. */
+export const LEASE_MS = 500;
+/** Orders looked through in one call: a page is 8 ms of an index scan, and 400 kB at most. */
+export const BUYERS_PAGE = 20_000;
+
+/** Internal, of gateways: may I refuse this deal's orders by myself for `LEASE_MS`? See `sold-out.ts`. */
+export const leaseSoldOut = action("order.soldOut", {
+  summary: "Whether a deal has nothing left, and who has ordered it after an order's id",
+  params: { dealId: "id", after: "id" },
+  answer: shape("SoldOutLease", {
+    available: "number",
+    /** Consumers, some perhaps twice. */
+    buyers: { type: "array", items: "id" },
+    /** What to ask after the next time: a little behind the last order looked at, because ids are not committed in their order. */
+    after: "id",
+    /** There are more orders than a page: no lease yet. */
+    hasMore: "boolean",
+  }),
+  errors: ["DEAL_NOT_FOUND"],
+  timeoutMs: 2_000,
+  retrySafe: true,
+  address: (params) => shardOf(params.dealId),
+});

@@ -2,8 +2,9 @@
 import type { DealFacts, OrderRow, QuotaChange } from "../../domain/order/place.ts";
 import { orderKey, quotaKey } from "../../domain/order/place.ts";
 import type { DealState } from "../../domain/deal/state.ts";
-import type { DealId, GroupId, MerchantId, OrderId, Shard, UserId } from "../../domain/ids.ts";
+import type { DealId, GroupId, Id, MerchantId, OrderId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import { fen } from "../../domain/money.ts";
 import type { OrderState } from "../../domain/order/state.ts";
 import type { Queryable, Statement } from "../../db/database.ts";
@@ -19,6 +20,9 @@ interface OrderRecord {
   unit_price: string;
   discount: string;
   amount: string;
+  region: string;
+  region_version: string;
+  discount_bps: number;
   commission_bps: number;
   voucher_valid_days: number;
   state: OrderState;
@@ -28,7 +32,7 @@ interface OrderRecord {
   expires_at: Date;
   paid_at: Date | null;
 }
-const COLUMNS = `o.id, o.consumer_id, o.merchant_id, o.deal_id, o.group_id, o.bucket, o.quantity, o.unit_price, o.discount, o.amount, o.commission_bps,
+const COLUMNS = `o.id, o.consumer_id, o.merchant_id, o.deal_id, o.group_id, o.bucket, o.quantity, o.unit_price, o.discount, o.amount, o.region, o.region_version, o.discount_bps, o.commission_bps,
   o.voucher_valid_days, o.state, o.idem_key, encode(o.body_hash, 'hex') as body_hash, o.created_at, o.expires_at, o.paid_at`;
 
 const toOrder = (row: OrderRecord): OrderRow => ({
@@ -42,6 +46,9 @@ const toOrder = (row: OrderRecord): OrderRow => ({
   unitPrice: fen(row.unit_price),
   discount: fen(row.discount),
   amount: fen(row.amount),
+  region: row.region,
+  regionVersion: row.region_version,
+  discountBps: row.discount_bps,
   commissionBps: row.commission_bps,
   voucherValidDays: row.voucher_valid_days,
   state: row.state,
@@ -71,12 +78,13 @@ const OF_MERCHANT: Statement = {
 const INSERT: Statement = {
   name: "order/insert",
   text: `
-    insert into orders_$1 (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
-                        voucher_valid_days, state, idem_key, body_hash, created_at, expires_at)
-    select $1, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, commission_bps,
-           voucher_valid_days, state, idem_key, decode(body_hash, 'hex'), $3, expires_at
+    insert into orders_$1 (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, region, region_version,
+                        discount_bps, commission_bps, voucher_valid_days, state, idem_key, body_hash, created_at, expires_at)
+    select $1, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, region, region_version,
+           discount_bps, commission_bps, voucher_valid_days, state, idem_key, decode(body_hash, 'hex'), $3, expires_at
       from json_to_recordset($2) as o(id bigint, consumer_id bigint, merchant_id bigint, deal_id bigint, group_id bigint, bucket smallint,
-           quantity integer, unit_price bigint, discount bigint, amount bigint, commission_bps integer, voucher_valid_days integer,
+           quantity integer, unit_price bigint, discount bigint, amount bigint, region text, region_version text, discount_bps integer,
+           commission_bps integer, voucher_valid_days integer,
            state text, idem_key text, body_hash text, expires_at timestamptz)`,
 };
 /**
@@ -131,6 +139,17 @@ const PAYING: Statement = {
                           where slot = $1 and order_id = k.order_id and live offset 0) p
      where p.state = 'TRYING'`,
 };
+/** By the merchant's index: an order is younger than its deal, and a merchant has few deals at once. */
+const BUYERS: Statement = {
+  name: "order/buyers",
+  text: `
+    select (select coalesce(sum(total - held - sold), 0)::integer from stock_$1 where slot = $1 and deal_id = $2) as available,
+           count(o.id)::integer as looked, coalesce(max(o.id), $3)::text as last,
+           coalesce(array_agg(distinct o.consumer_id::text) filter (where o.deal_id = $2), '{}') as buyers
+      from (select merchant_id from deals_$1 where slot = $1 and id = $2 offset 0) d
+      left join lateral (select id, deal_id, consumer_id from orders_$1
+                          where slot = $1 and merchant_id = d.merchant_id and id > $3 order by id limit $4) o on true`,
+};
 const DUE: Statement = {
   name: "order/due",
   text: `
@@ -179,6 +198,9 @@ export async function insertOrders(tx: Queryable, shard: Shard, orders: readonly
     unit_price: String(order.unitPrice),
     discount: String(order.discount),
     amount: String(order.amount),
+    region: order.region,
+    region_version: order.regionVersion,
+    discount_bps: order.discountBps,
     commission_bps: order.commissionBps,
     voucher_valid_days: order.voucherValidDays,
     state: order.state,
@@ -298,6 +320,25 @@ export async function giveBackQuotas(
 /** Which of these orders a payment is being made for. */
 export const findPaying = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Set<string>> =>
   new Set((await tx.query<{ order_id: string }>(PAYING, [shard.slot, ids])).map((row) => row.order_id));
+
+/** A drain's ids are minted when it begins, and are there when it commits: this much later at most. */
+const COMMIT_MS = LIMITS.requestMs;
+const IDS_A_MS_BITS = 22n;
+
+/** Who has ordered a deal since an order's id, and what the deal has left, as of one moment. */
+export async function findBuyers(
+  tx: Queryable,
+  shard: Shard,
+  { dealId, after }: { readonly dealId: Id; readonly after: Id },
+  limit: number,
+): Promise<{ available: number; buyers: Id[]; after: Id; hasMore: boolean }> {
+  const [row] = await tx.query<{ available: number; looked: number; last: Id; buyers: Id[] }>(BUYERS, [shard.slot, dealId, after, limit]);
+  invariant(row !== undefined, "an aggregate gives a row");
+  const hasMore = row.looked === limit;
+  const settled = BigInt(row.last) - (BigInt(COMMIT_MS) << IDS_A_MS_BITS);
+  const next = hasMore ? BigInt(row.last) : settled > BigInt(dealId) ? settled : BigInt(dealId);
+  return { available: row.available, buyers: row.buyers, after: next.toString() as Id, hasMore };
+}
 
 /** Unpaid orders past their time, oldest first, except those a payment is being made for. */
 export const dueOrders = (tx: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>

@@ -15,8 +15,9 @@ import type { Work } from "../../mixins/drain.ts";
 import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import { isRefusal } from "../../mixins/mailbox.ts";
 import type { Platform } from "../../mixins/platform.ts";
+import type { StockFact } from "../../mixins/stock-gate.ts";
 import { changeGroups, findLiveSeats, insertGroups, insertSeats, lockGroups } from "../group/group.store.ts";
-import { changeBuckets, lockBuckets, lockFreeBuckets } from "../stock/stock.store.ts";
+import { changeBuckets, lockBuckets, lockFreeBuckets, type LockedBucket } from "../stock/stock.store.ts";
 import { countQuotas, findDealFacts, findOrdersByKeys, insertOrders, lockQuotas } from "./order.store.ts";
 
 const distinct = <T>(values: Iterable<T>): T[] => [...new Set(values)];
@@ -29,14 +30,12 @@ export const makePlaceDrain =
     const { outcomes, writes } = decidePlace(state, commands, {
       now: work.now,
       orderTtlMs: platform.trade.orderTtlSeconds * 1_000,
+      rules: platform.rulesOf(work.shard.city),
       nextId: () => ids.shift() ?? "",
     });
     await write(work, writes);
     work.afterCommit(() => {
-      // Only where every bucket was seen: those another node holds may have units.
-      for (const [dealId, buckets] of state.buckets) {
-        if (buckets.length === state.deals.get(dealId)?.bucketCount) platform.stockGate.note(dealId, available(buckets));
-      }
+      platform.stockChanged(factsOf(state, writes));
       if (writes.orders.length > 0) platform.metrics.orders.inc({ state: "PENDING_PAYMENT" }, writes.orders.length);
       for (const outcome of outcomes) if (isRefusal(outcome)) platform.metrics.refusals.inc({ code: outcome.type });
     });
@@ -45,7 +44,20 @@ export const makePlaceDrain =
 
 const available = (buckets: readonly Bucket[]): number => buckets.reduce((units, { total, held, sold }) => units + total - held - sold, 0);
 
-type Locked = Omit<PlaceState, "deals"> & { readonly deals: ReadonlyMap<DealId, DealFacts & { readonly bucketCount: number }> };
+interface Locked extends PlaceState {
+  readonly deals: ReadonlyMap<DealId, DealFacts & { readonly bucketCount: number }>;
+  readonly buckets: ReadonlyMap<DealId, readonly LockedBucket[]>;
+}
+
+/** What is left in every bucket that was locked, also where nothing was taken: that is how the gate hears that a deal is still sold out. */
+const factsOf = (state: Locked, writes: PlaceWrites): StockFact[] =>
+  [...state.buckets].flatMap(([dealId, buckets]) => {
+    const of = state.deals.get(dealId)?.bucketCount ?? 0;
+    return buckets.map((one) => {
+      const raised = writes.buckets.has(`${dealId} ${one.bucket}`) ? 1 : 0;
+      return { dealId, bucket: one.bucket, available: available([one]), version: one.version + raised, of };
+    });
+  });
 
 async function lock(work: Work, commands: readonly PlaceCommand[]): Promise<Locked> {
   const { shard } = work;
@@ -68,8 +80,8 @@ async function withLockedBuckets(
   work: Work,
   commands: readonly PlaceCommand[],
   deals: ReadonlyMap<DealId, { readonly bucketCount: number }>,
-  free: Map<DealId, Bucket[]>,
-): Promise<Map<DealId, Bucket[]>> {
+  free: Map<DealId, LockedBucket[]>,
+): Promise<Map<DealId, LockedBucket[]>> {
   const wanted = new Map<DealId, number>();
   for (const { dealId, quantity } of commands) wanted.set(dealId, (wanted.get(dealId) ?? 0) + quantity);
   const short = [...deals].flatMap(([dealId, { bucketCount }]) => {

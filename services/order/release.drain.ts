@@ -6,6 +6,7 @@ import { decideRelease, type ReleaseCommand, type ReleaseWrites } from "../../do
 import type { Work } from "../../mixins/drain.ts";
 import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import type { Platform } from "../../mixins/platform.ts";
+import type { StockFact } from "../../mixins/stock-gate.ts";
 import { changeGroups, lockGroups, moveSeats } from "../group/group.store.ts";
 import { changeBuckets, mergeBucketChanges } from "../stock/stock.store.ts";
 import { findPaying, giveBackQuotas, lockOrders, moveOrders } from "./order.store.ts";
@@ -17,22 +18,22 @@ export async function release(work: Work, platform: Platform, commands: readonly
   const groupIds = [...new Set([...orders.values()].flatMap(({ groupId }) => (groupId === undefined ? [] : [groupId])))];
   const groups = await lockGroups(work, work.shard, groupIds);
   const { outcomes, writes } = decideRelease({ orders, paying, groups }, commands, work.now);
-  await write(work, writes);
+  const facts = await write(work, writes);
   work.afterCommit(() => {
-    for (const { dealId } of writes.buckets) platform.stockGate.open(dealId);
+    platform.stockChanged(facts);
     platform.metrics.orders.inc({ state: "CANCELLED" }, writes.cancelled.length);
     platform.metrics.orders.inc({ state: "EXPIRED" }, writes.expired.length);
   });
   return outcomes;
 }
 
-async function write(work: Work, writes: ReleaseWrites): Promise<void> {
+async function write(work: Work, writes: ReleaseWrites): Promise<readonly StockFact[]> {
   const { shard, now } = work;
   const groups = [...writes.groups.values()].map((group) => ({ ...group, taken: 0, filled: 0, deadline: undefined }));
   const failed = groups.filter((group) => group.was === "PENDING");
   const events = [...writes.cancelled, ...writes.expired].map((order) => orderMoved(order, "PENDING_PAYMENT"));
   const dealOf = new Map([...writes.cancelled, ...writes.expired].map((order) => [order.groupId, order]));
-  await Promise.all([
+  const [facts] = await Promise.all([
     changeBuckets(work, shard, mergeBucketChanges(writes.buckets), "released"),
     moveOrders(
       work,
@@ -57,4 +58,5 @@ async function write(work: Work, writes: ReleaseWrites): Promise<void> {
       }),
     ]),
   ]);
+  return facts;
 }

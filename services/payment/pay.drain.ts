@@ -9,7 +9,8 @@ import { decideTry, type PayCommand, type PaymentRow, type Tried } from "../../d
 import type { Work } from "../../mixins/drain.ts";
 import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import { bookTransfers } from "../../mixins/ledger.ts";
-import type { Metrics } from "../../mixins/metrics.ts";
+import type { Platform } from "../../mixins/platform.ts";
+import type { StockFact } from "../../mixins/stock-gate.ts";
 import { enterPhase } from "../../mixins/tcc.ts";
 import { changeGroups, lockGroups, moveSeats, type GroupRow } from "../group/group.store.ts";
 import { giveBackQuotas, lockOrders, moveOrders } from "../order/order.store.ts";
@@ -74,16 +75,18 @@ export async function tryDrain(work: Work, commands: readonly PayCommand[]): Pro
 
 /** Decides payments; `onDecided` hears of every one that is decided now, once it is durable. */
 export const makeDecideDrain =
-  (metrics: Metrics, onDecided: (payments: readonly PaymentRow[]) => void) =>
+  (platform: Platform, onDecided: (payments: readonly PaymentRow[]) => void) =>
   async (work: Work, commands: readonly DecideCommand[]): Promise<Decided[]> => {
+    const { metrics } = platform;
     const state = await lock(work, commands);
     const { outcomes, writes } = decidePayments(state, commands, work.now);
-    await write(work, writes);
+    const facts = await write(work, writes);
     const decided = [
       ...writes.confirming.map(({ payment }): PaymentRow => ({ ...payment, state: "CONFIRMING" })),
       ...writes.cancelling.map(({ payment, reason }): PaymentRow => ({ ...payment, state: "CANCELLING", reason })),
     ];
     work.afterCommit(() => {
+      platform.stockChanged(facts);
       onDecided(decided);
       for (const { state: made, reason, amount } of decided) {
         metrics.payments.inc({ outcome: made === "CONFIRMING" ? "CONFIRMED" : (reason ?? "CANCELLED") });
@@ -125,7 +128,7 @@ function missing(own: readonly string[], orders: DecideState["orders"], groups: 
 }
 
 /** In lock order, and in one burst: the connection is pipelined, so the answers of all these statements cost two round trips together. */
-async function write(work: Work, writes: DecideWrites): Promise<void> {
+async function write(work: Work, writes: DecideWrites): Promise<readonly StockFact[]> {
   const { shard, now } = work;
   const { confirming, cancelling, paid, confirmed, seats } = writes;
   const confirmingIds = confirming.map(({ payment }) => payment.id);
@@ -133,7 +136,7 @@ async function write(work: Work, writes: DecideWrites): Promise<void> {
   const inThisBatch = new Set(paidIds);
   const atOnce = new Set(confirmed.map(({ id }) => id).filter((id) => inThisBatch.has(id)));
   const cancellingIds = cancelling.map(({ payment }) => payment.id);
-  await Promise.all([
+  const [, , , facts] = await Promise.all([
     writeDecisions(
       work,
       shard,
@@ -173,6 +176,7 @@ async function write(work: Work, writes: DecideWrites): Promise<void> {
     appendEvents(work, shard, eventsOf(writes)),
     confirmOrders(work, confirmed, atOnce),
   ]);
+  return facts;
 }
 
 function eventsOf({ confirming, cancelling, paid, groups, formed }: DecideWrites): NewEvent[] {

@@ -58,7 +58,7 @@ const payment: ServiceSchema<{}, {}, Parts> = {
     this.platform.offer("payment.try", tryDrain);
     this.platform.offer(
       "payment.decide",
-      makeDecideDrain(metrics, (decided) => this.finisher.add(decided)),
+      makeDecideDrain(this.platform, (decided) => this.finisher.add(decided)),
     );
     this.platform.offer("payment.finish", finishDrain);
     this.platform.offer("refund.try", tryRefundsDrain);

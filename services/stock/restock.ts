@@ -46,9 +46,9 @@ export const makeRestockDrain = (platform: Platform) =>
       });
       return sumStock(mine);
     });
-    await changeBuckets(work, shard, mergeBucketChanges(changes), "restocked");
+    const facts = await changeBuckets(work, shard, mergeBucketChanges(changes), "restocked");
     await appendEvents(work, shard, events);
-    work.afterCommit(() => events.forEach(({ data }) => platform.stockGate.open(data.dealId)));
+    work.afterCommit(() => platform.stockChanged(facts));
     return outcomes;
   });
 

@@ -6,15 +6,30 @@ import { shardOf, type DealId } from "../../domain/ids.ts";
 import { handle, type Answer, type Ctx } from "../../mixins/contract.ts";
 import { keyOf } from "../../mixins/idempotency.ts";
 import { platformOf } from "../../mixins/platform.ts";
+import { RedisStockGate } from "../../mixins/stock-gate.redis.ts";
 import { restockDeal } from "../deal/deal.contract.ts";
+import { Repairer } from "./repair.ts";
 import { makeRestockDrain, type RestockCommand } from "./restock.ts";
 
-const stock: ServiceSchema = {
+interface Vars {
+  /** Where the gate is in Redis. */
+  repairer: Repairer | undefined;
+}
+
+const stock: ServiceSchema<{}, {}, Vars> = {
   name: "stock",
   actions: { restock: handle(restockDeal, restock) },
   created() {
     const platform = platformOf(this.broker);
     platform.offer(restockDeal.name, makeRestockDrain(platform));
+    const { redis, stockGate } = platform;
+    this.repairer = redis && stockGate instanceof RedisStockGate ? new Repairer(platform, redis, stockGate, this.logger) : undefined;
+  },
+  started() {
+    this.repairer?.start();
+  },
+  stopped() {
+    return this.repairer?.stop();
   },
 };
 export default stock;

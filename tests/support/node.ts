@@ -16,6 +16,7 @@ export interface TestNode {
 export async function testNode(
   services: readonly ServiceName[],
   settings: Parameters<typeof makeNode>[0]["settings"] = {},
+  more: Pick<Parameters<typeof makeNode>[0], "redisUrl" | "regionsFile"> = {},
 ): Promise<TestNode> {
   // A file whose set-up fails must end, not wait for a server nobody stops.
   const started: (() => Promise<void>)[] = [];
@@ -35,6 +36,7 @@ export async function testNode(
       trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
       logLevel: process.env["LOG_LEVEL"] ?? "fatal",
       settings,
+      ...more,
     });
     started.push(() => node.stop());
     return { node, keyspaces, server, stop };

@@ -162,11 +162,8 @@ create table parked_events (
   error text not null,
   attempts integer not null,
   at timestamptz not null default now(),
-  -- A person wants it handed over again; whichever node has the consumer finds it.
-  replaying boolean not null default false,
   primary key (consumer, source, event_id)
 );
-create index parked_events_replaying on parked_events (consumer) where replaying;
 
 -- How far each event consumer is, by slot: where reading this table goes on when the replication slot was lost.
 create table relay_marks (
@@ -178,15 +175,6 @@ create table relay_marks (
   -- Raised by each relay that takes over; what an earlier one still writes is refused.
   epoch integer not null,
   primary key (consumer, slot)
-);
-
--- What of this database's stream (NATS JetStream) was last published, under the publisher's name, or handled, under each event consumer's.
-create table stream_positions (
-  consumer text primary key,
-  -- Sequence numbers are counted within it: it is another one when the stream is not the stream it was.
-  chain text not null,
-  seq bigint not null,
-  at timestamptz not null default now()
 );
 
 -- Idempotency keys with their stored answers, for everything but orders (an order row is its own stored answer).

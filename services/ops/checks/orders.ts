@@ -13,6 +13,14 @@ export const ORDER_CHECKS: readonly Check[] = [
     statement: `select slot, id, unit_price, quantity, discount, amount from orders where amount <> unit_price * quantity - discount`,
   },
   {
+    name: "orders.discount",
+    scope: "city",
+    proves: "an order's discount is its units', each the unit price in the basis points its region gave, half up and never all of it",
+    statement: `
+      select slot, id, unit_price, quantity, discount_bps, discount from orders
+       where discount <> quantity * least(unit_price - 1, (unit_price * discount_bps + 5000) / 10000)`,
+  },
+  {
     name: "orders.references",
     scope: "city",
     proves: "an order's deal is its merchant's, its group is of that deal and has its price, and its bucket is there",

@@ -12,3 +12,13 @@ drop index payments_one_live;
 create unique index payments_one_live on payments (slot, order_id) where live;
 drop index payments_unfinished;
 create index payments_unfinished on payments (next_attempt_at) where unfinished;
+
+-- Raised with every change: what the stock gate was told last is told from what it was told late.
+alter table stock add column version bigint not null default 0;
+
+-- The regional policy an order was made under, and the discount that policy gave. Short types: before the first ANALYZE a row's width is guessed
+-- from them, from it the rows of the table, and from those whether a page of a merchant's orders is read by its index or sorted.
+alter table orders
+  add column region varchar(12) not null default 'default',
+  add column region_version varchar(14) not null default '1.0.0',
+  add column discount_bps smallint not null default 0 check (discount_bps between 0 and 9000);

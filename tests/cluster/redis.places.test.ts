@@ -1,0 +1,154 @@
+/** Every form of Redis URL, against the real thing: single servers, sentinels, a cluster. */
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, describe, it, test } from "node:test";
+import { findServer } from "../../scripts/servers.ts";
+import { parseRedisUrl, RedisLink, RedisUrlError } from "../../mixins/redis.ts";
+import { RedisStockGate } from "../../mixins/stock-gate.redis.ts";
+import { Limits } from "../../services/gateway/limits.ts";
+import type { Exchange } from "../../services/gateway/exchange.ts";
+import { DomainError } from "../../domain/error.ts";
+import { freePort, RedisServer } from "../support/redis.ts";
+import { stockGateConformance } from "../support/stock-gate.ts";
+import { until } from "../support/until.ts";
+
+const quiet = { warn: () => undefined } as never;
+const linkTo = async (url: string): Promise<RedisLink> => {
+  const link = new RedisLink(url, { failed: () => undefined }, quiet);
+  await until(async () => link.usable);
+  return link;
+};
+
+test("a URL says what kind of Redis, where, and as whom", () => {
+  assert.deepEqual(parseRedisUrl("redis://localhost"), { kind: "single", nodes: [{ host: "localhost", port: 6379 }], db: 0, tls: false });
+  assert.deepEqual(parseRedisUrl("rediss://me:p%40ss@[::1]:7000/3"), {
+    kind: "single",
+    nodes: [{ host: "::1", port: 7000 }],
+    username: "me",
+    password: "p@ss",
+    db: 3,
+    tls: true,
+  });
+  assert.deepEqual(parseRedisUrl("redis+sentinel://:secret@a,b:26380/main/2"), {
+    kind: "sentinel",
+    nodes: [
+      { host: "a", port: 26379 },
+      { host: "b", port: 26380 },
+    ],
+    master: "main",
+    password: "secret",
+    db: 2,
+    tls: false,
+  });
+  assert.equal(parseRedisUrl("redis+cluster://a,b:7001").nodes.length, 2);
+  for (const bad of [
+    "",
+    "http://a",
+    "redis://",
+    "redis://a,b",
+    "redis+sentinel://a",
+    "redis+cluster://a/1",
+    "redis://a/x",
+    "redis://a/1/2",
+    "redis://a b",
+  ])
+    assert.throws(() => parseRedisUrl(bad), RedisUrlError, bad);
+});
+
+describe("a Redis Cluster of three", async () => {
+  const servers = await Promise.all([0, 1, 2].map(() => RedisServer.start(["--cluster-enabled", "yes"])));
+  for (const [n, server] of servers.entries()) {
+    const [from, to] = [Math.floor((16_384 * n) / 3), Math.floor((16_384 * (n + 1)) / 3) - 1];
+    await server.command("cluster", "addslotsrange", String(from), String(to));
+    await server.command("cluster", "meet", "127.0.0.1", String(servers[0]?.port));
+  }
+  await until(async () => {
+    const states = await Promise.all(servers.map((server) => server.command("cluster", "info")));
+    return states.every((state) => String(state).includes("cluster_state:ok") && String(state).includes("cluster_known_nodes:3"));
+  });
+  const link = await linkTo(`redis+cluster://${servers.map(({ port }) => `127.0.0.1:${port}`).join(",")}`);
+  const gate = new RedisStockGate(link);
+  after(async () => {
+    await gate.close();
+    await link.close();
+    await Promise.all(servers.map((server) => server.stop()));
+  });
+  stockGateConformance(() => gate);
+  limitsHold(() => link);
+});
+
+describe("a master that sentinels watch", async () => {
+  const server = await RedisServer.start();
+  const port = await freePort();
+  const dir = mkdtempSync(join(tmpdir(), "tuanbar-sentinel-"));
+  const config = join(dir, "sentinel.conf");
+  writeFileSync(config, `port ${port}\nbind 127.0.0.1\ndir ${dir}\nsentinel monitor main 127.0.0.1 ${server.port} 1\n`);
+  const sentinel = spawn(await findServer("redis-server"), [config, "--sentinel"], { stdio: "ignore" });
+  const link = await linkTo(`redis+sentinel://127.0.0.1:${port}/main`);
+  after(async () => {
+    await link.close();
+    const exited = new Promise((resolve) => sentinel.once("exit", resolve));
+    sentinel.kill("SIGKILL");
+    await exited;
+    await server.stop();
+    rmSync(dir, { recursive: true, force: true });
+  });
+  it("is found through them", async () => {
+    assert.equal(await link.run((client) => client.ping()), "PONG");
+  });
+});
+
+/** Limits of two gateways on one Redis. */
+function limitsHold(linkOf: () => RedisLink): void {
+  const take = async (limits: Limits, key: string): Promise<boolean> => {
+    try {
+      await limits.take("user", key, { limitHeaders: [] } as unknown as Exchange);
+      return true;
+    } catch (error) {
+      assert.ok(error instanceof DomainError && error.type === "RATE_LIMITED", String(error));
+      return false;
+    }
+  };
+  it("counts requests of all gateways together", async () => {
+    const [one, two] = [new Limits({ user: 10 }, linkOf()), new Limits({ user: 10 }, linkOf())];
+    const key = randomUUID();
+    const answers = [];
+    for (let n = 0; n < 8; n++) answers.push(await take(one, key), await take(two, key));
+    assert.equal(answers.filter(Boolean).length, 10);
+  });
+}
+
+describe("limits on a Redis that dies", async () => {
+  const server = await RedisServer.start();
+  const link = await linkTo(server.url);
+  after(async () => {
+    await link.close();
+    await server.stop();
+  });
+  limitsHold(() => link);
+
+  it("are counted by each gateway while it does not answer, and nobody waits for it", async () => {
+    const limits = new Limits({ user: 10 }, link);
+    const key = randomUUID();
+    server.freeze();
+    let slowestMs = 0;
+    let granted = 0;
+    for (let n = 0; n < 30; n++) {
+      const startedMs = performance.now();
+      const answer = await limits.take("user", key, { limitHeaders: [] } as unknown as Exchange).then(
+        () => true,
+        () => false,
+      );
+      granted += answer ? 1 : 0;
+      slowestMs = Math.max(slowestMs, performance.now() - startedMs);
+    }
+    server.thaw();
+    assert.equal(granted, 10);
+    assert.ok(slowestMs < 250, `the slowest waited ${slowestMs} ms`);
+    await until(async () => link.usable && (await link.run((client) => client.ping()).catch(() => "")) === "PONG");
+  });
+});
