@@ -69,11 +69,23 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly stockGateOpen = new Gauge({
+    name: "tuanbar_stock_gate_open",
+    help: "1 while the shared stock gate cannot be asked, so that every order goes on to PostgreSQL",
+    registers: [this.registry],
+  });
+  readonly verifyViolations = new Gauge({
+    name: "tuanbar_verify_violations",
+    help: "Violations of an invariant, as the last verification on this node found them",
+    labelNames: ["check"] as const,
+    registers: [this.registry],
+  });
+
   /** Figures that are read when asked for, not counted along the way. */
   gauge(
     name: string,
     help: string,
-    read: (set: (value: number, labels?: Record<string, string>) => void) => void,
+    read: (set: (value: number, labels?: Record<string, string>) => void) => void | Promise<void>,
     labelNames: readonly string[] = [],
   ): void {
     new Gauge({
@@ -83,7 +95,7 @@ export class Metrics {
       registers: [this.registry],
       collect() {
         this.reset();
-        read((value, labels) => (labels ? this.set(labels, value) : this.set(value)));
+        return read((value, labels) => (labels ? this.set(labels, value) : this.set(value)));
       },
     });
   }

@@ -26,6 +26,37 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 /** Servers that the cluster profile brings; refused rather than ignored, or somebody would believe them in use. */
 const NOT_YET = ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"];
 
+/**
+ * Every variable a deployment may set; a test holds `readSettings` to it, and docker-compose.yml and k8s/ to both. PGPASSWORD is read by `pg` itself,
+ * so that a routing table needs no password in it.
+ */
+export const VARIABLES: readonly string[] = [
+  ...[
+    "PORT",
+    "HOST",
+    "DATA_DIR",
+    "JWT_SECRET",
+    "ADMIN_PASSWORD",
+    "SETTLEMENT_DELAY_MINUTES",
+    "ORDER_TTL_SECONDS",
+    "RATE_LIMITS",
+    "LOG_LEVEL",
+  ],
+  ...[
+    "KEYSPACES",
+    "PGPASSWORD",
+    "SERVICES",
+    "NODE_ID",
+    "TRUSTED_PROXIES",
+    "NATS_URL",
+    "NATS_CREDS",
+    "NATS_CA",
+    "REDIS_URL",
+    "CLICKHOUSE_URL",
+  ],
+  ...["ELASTICSEARCH_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+];
+
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** An empty value counts as unset: compose files write `PORT=${PORT:-}`. */

@@ -4,6 +4,7 @@ import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { registerGauges } from "./gauges.ts";
 import { listMailboxes, listShards, verify } from "./ops.contract.ts";
+import { watchUnfinished } from "./unfinished.ts";
 import { viewShards } from "./shards.ts";
 import { Verifier } from "./verify.ts";
 
@@ -26,6 +27,7 @@ const ops: ServiceSchema<{}, {}, Vars> = {
   },
   started() {
     registerGauges(this.platform);
+    watchUnfinished(this.platform);
   },
   stopped() {
     return this.verifier.stop();
