@@ -69,6 +69,11 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly searchFallbacks = new Counter({
+    name: "tuanbar_search_fallbacks_total",
+    help: "Searches that PostgreSQL answered because Elasticsearch did not",
+    registers: [this.registry],
+  });
   readonly stockGateOpen = new Gauge({
     name: "tuanbar_stock_gate_open",
     help: "1 while the shared stock gate cannot be asked, so that every order goes on to PostgreSQL",
