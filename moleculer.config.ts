@@ -7,6 +7,7 @@ import { DomainErrorRegenerator } from "./mixins/errors.ts";
 import { Metrics } from "./mixins/metrics.ts";
 import { attachPlatform, Platform, type TradeSettings } from "./mixins/platform.ts";
 import { SlotStrategy } from "./mixins/slot-strategy.ts";
+import { Tracing, type TracingSettings } from "./mixins/tracing.ts";
 import { makeValidator } from "./mixins/validator.ts";
 
 /** Every service there is, in the order they start: what others stand on first, the door last. */
@@ -36,6 +37,8 @@ export interface NodeOptions {
   readonly services: readonly ServiceName[];
   readonly trade: TradeSettings;
   readonly logLevel: string;
+  /** Unset: nothing is traced. */
+  readonly tracing?: TracingSettings | undefined;
   /** Settings of a service, over its own. */
   readonly settings?: Partial<Record<ServiceName, Readonly<Record<string, unknown>>>>;
   /** Services to run instead of ours, under the same name: what `bench/` compares ours with. */
@@ -50,7 +53,8 @@ export interface Node {
 }
 
 export async function makeNode(options: NodeOptions): Promise<Node> {
-  const broker = new ServiceBroker(brokerOptions(options));
+  const tracing = options.tracing && new Tracing(options.tracing, options.nodeID);
+  const broker = new ServiceBroker({ ...brokerOptions(options), middlewares: tracing ? [tracing.middleware()] : [] });
   const logger = broker.getLogger("platform");
   const databases = options.keyspaces.databases().map(
     ({ name, keyspace, slots }) =>
@@ -68,6 +72,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     metrics: new Metrics(),
     logger,
     trade: options.trade,
+    tracing,
   });
   attachPlatform(broker, platform);
   for (const name of options.services) {
@@ -119,6 +124,7 @@ function brokerOptions(options: NodeOptions): BrokerOptions {
     skipProcessEventRegistration: true,
     // Ours are Prometheus metrics made by prom-client.
     metrics: false,
+    // Traces are made by OpenTelemetry's SDK: `mixins/tracing.ts`.
     tracing: false,
     circuitBreaker: { enabled: false },
   };

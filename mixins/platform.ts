@@ -8,9 +8,10 @@ import { LIMITS } from "../domain/limits.ts";
 import type { Database } from "../db/database.ts";
 import type { Keyspaces } from "../db/keyspaces.ts";
 import { Drainer, type DrainFunction } from "./drain.ts";
-import { Mailbox, type MailboxWatch } from "./mailbox.ts";
+import { type Command, Mailbox, type MailboxWatch } from "./mailbox.ts";
 import type { Metrics } from "./metrics.ts";
 import { StockGate } from "./stock-gate.ts";
+import type { Tracing } from "./tracing.ts";
 
 /** Figures of the trade that an operator may set; the environment is read in one place and handed down. */
 export interface TradeSettings {
@@ -24,6 +25,8 @@ export interface PlatformParts {
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly trade: TradeSettings;
+  /** Undefined: nothing is traced. */
+  readonly tracing?: Tracing | undefined;
 }
 
 export class Platform {
@@ -31,6 +34,7 @@ export class Platform {
   readonly databases: ReadonlyMap<string, Database>;
   readonly metrics: Metrics;
   readonly trade: TradeSettings;
+  readonly tracing: Tracing | undefined;
   readonly stockGate = new StockGate();
   readonly #logger: Logger;
   readonly #kinds = new Map<string, DrainFunction<never, unknown>>();
@@ -43,6 +47,7 @@ export class Platform {
     this.databases = parts.databases;
     this.metrics = parts.metrics;
     this.trade = parts.trade;
+    this.tracing = parts.tracing;
     this.#logger = parts.logger;
     this.#watch = parts.metrics.mailboxWatch();
   }
@@ -59,6 +64,7 @@ export class Platform {
     return this.#mailbox(shard).post<I, O>(kind, input, {
       merchantId: options.merchantId,
       timeoutMs: options.timeoutMs ?? LIMITS.requestMs,
+      traced: this.tracing?.current(),
     });
   }
 
@@ -82,6 +88,7 @@ export class Platform {
   async close(): Promise<void> {
     await Promise.all(this.mailboxes().map((mailbox) => mailbox.close()));
     await Promise.all([...this.databases.values()].map((database) => database.close()));
+    await this.tracing?.close();
   }
 
   #mailbox(shard: Shard): Mailbox {
@@ -89,7 +96,10 @@ export class Platform {
     const made = this.#mailboxes.get(key);
     if (made) return made;
     const drainer = this.#drainer(this.databaseOf(shard));
-    const mailbox = new Mailbox(shard, (commands) => drainer.drain(shard, commands), LIMITS, this.#watch);
+    const { tracing } = this;
+    const drain = (commands: readonly Command[]): Promise<void> => drainer.drain(shard, commands);
+    const traced = tracing && ((commands: readonly Command[]) => tracing.drain(shard, commands, () => drain(commands)));
+    const mailbox = new Mailbox(shard, traced ?? drain, LIMITS, this.#watch);
     this.#mailboxes.set(key, mailbox);
     return mailbox;
   }

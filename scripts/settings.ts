@@ -1,6 +1,7 @@
 import { accessSync, constants } from "node:fs";
 import { isIP } from "node:net";
 import { resolve } from "node:path";
+import type { TracingSettings } from "../mixins/tracing.ts";
 import { StartError } from "./start-error.ts";
 
 /** Every environment variable this program listens to, checked once at start: the rest of the code never reads `process.env`. */
@@ -18,6 +19,8 @@ export interface Settings {
   readonly logLevel: LogLevel;
   /** Path of a routing table with database URLs; unset: the embedded PostgreSQL. */
   readonly keyspacesFile?: string;
+  /** Unset: nothing is traced. */
+  readonly tracing?: TracingSettings;
 }
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
@@ -54,7 +57,7 @@ export const VARIABLES: readonly string[] = [
     "REDIS_URL",
     "CLICKHOUSE_URL",
   ],
-  ...["ELASTICSEARCH_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+  ...["ELASTICSEARCH_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG"],
 ];
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -74,6 +77,7 @@ export function readSettings(environment: Environment = process.env): Settings {
   if (rateLimits === "off" && keyspacesFile !== undefined) {
     throw new StartError('environment: RATE_LIMITS is "off", which is allowed only with the embedded PostgreSQL (KEYSPACES unset)');
   }
+  const tracing = tracingSettings(environment);
   const jwtSecret = secret(environment, "JWT_SECRET", 32);
   const adminPassword = secret(environment, "ADMIN_PASSWORD", 8);
   return Object.freeze({
@@ -87,7 +91,25 @@ export function readSettings(environment: Environment = process.env): Settings {
     ...(jwtSecret === undefined ? {} : { jwtSecret }),
     ...(adminPassword === undefined ? {} : { adminPassword }),
     ...(keyspacesFile === undefined ? {} : { keyspacesFile }),
+    ...(tracing === undefined ? {} : { tracing }),
   });
+}
+
+/** OpenTelemetry's own names for where traces go and what part of all requests is traced. */
+function tracingSettings(environment: Environment): TracingSettings | undefined {
+  const endpoint = httpUrl(environment, "OTEL_EXPORTER_OTLP_ENDPOINT");
+  const ratio = environment["OTEL_TRACES_SAMPLER_ARG"] || "1";
+  if (!/^(0(\.\d{1,6})?|1(\.0)?)$/.test(ratio)) throw wrong("OTEL_TRACES_SAMPLER_ARG", ratio, "a number from 0 to 1");
+  return endpoint === undefined ? undefined : { endpoint, ratio: Number(ratio) };
+}
+
+/** Never repeated in an error: there may be a password in it. */
+function httpUrl(environment: Environment, name: string): string | undefined {
+  const value = environment[name];
+  if (!value) return undefined;
+  if (!URL.canParse(value) || !/^https?:$/.test(new URL(value).protocol))
+    throw new StartError(`environment: ${name} is not a URL, allowed: http://… or https://…`);
+  return value;
 }
 
 function wrong(name: string, value: string, allowed: string): StartError {

@@ -56,6 +56,7 @@ async function start(
     services: SERVICES,
     trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
     logLevel: settings.logLevel,
+    tracing: settings.tracing,
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },
       wallet: { testChannel: of.embedded },

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
-import { readSettings } from "../scripts/settings.ts";
+import { readSettings, VARIABLES } from "../scripts/settings.ts";
 import { StartError } from "../scripts/start-error.ts";
 
 test("an empty environment gives the documented defaults", () => {
@@ -47,6 +47,15 @@ test("every variable is taken over, with its type", () => {
     logLevel: "fatal",
     keyspacesFile: keyspaces,
   });
+});
+
+test("every variable that is read is on the list that deployments are held to", () => {
+  const read = new Set<string>();
+  readSettings(new Proxy({}, { get: (_, name) => void read.add(String(name)) }));
+  assert.deepEqual(
+    [...read].filter((name) => !VARIABLES.includes(name)),
+    [],
+  );
 });
 
 test("an empty value counts as unset", () => {
