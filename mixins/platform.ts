@@ -88,7 +88,7 @@ export class Platform {
   async close(): Promise<void> {
     await Promise.all(this.mailboxes().map((mailbox) => mailbox.close()));
     await Promise.all([...this.databases.values()].map((database) => database.close()));
-    await this.tracing?.close();
+    await this.tracing?.close().catch((error: unknown) => this.#logger.warn({ err: error }, "the last traces are lost"));
   }
 
   #mailbox(shard: Shard): Mailbox {

@@ -113,7 +113,7 @@ export class Tracing {
     return middleware as unknown as Middleware;
   }
 
-  /** Sends what is finished. */
+  /** Sends what is finished; rejects where nobody took it. */
   close(): Promise<void> {
     return this.#provider.shutdown();
   }
