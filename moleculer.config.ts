@@ -22,6 +22,7 @@ export const SERVICES = [
   "payment",
   "voucher",
   "search",
+  "search-index",
   "notify",
   "journal",
   "ops",

@@ -19,6 +19,8 @@ export interface Settings {
   readonly logLevel: LogLevel;
   /** Path of a routing table with database URLs; unset: the embedded PostgreSQL. */
   readonly keyspacesFile?: string;
+  /** Unset: PostgreSQL searches by itself. */
+  readonly elasticsearchUrl?: string;
   /** Unset: nothing is traced. */
   readonly tracing?: TracingSettings;
 }
@@ -27,7 +29,7 @@ const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Servers that the cluster profile brings; refused rather than ignored, or somebody would believe them in use. */
-const NOT_YET = ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"];
+const NOT_YET = ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL"];
 
 /**
  * Every variable a deployment may set; a test holds `readSettings` to it, and docker-compose.yml and k8s/ to both. PGPASSWORD is read by `pg` itself,
@@ -77,6 +79,7 @@ export function readSettings(environment: Environment = process.env): Settings {
   if (rateLimits === "off" && keyspacesFile !== undefined) {
     throw new StartError('environment: RATE_LIMITS is "off", which is allowed only with the embedded PostgreSQL (KEYSPACES unset)');
   }
+  const elasticsearchUrl = httpUrl(environment, "ELASTICSEARCH_URL");
   const tracing = tracingSettings(environment);
   const jwtSecret = secret(environment, "JWT_SECRET", 32);
   const adminPassword = secret(environment, "ADMIN_PASSWORD", 8);
@@ -91,6 +94,7 @@ export function readSettings(environment: Environment = process.env): Settings {
     ...(jwtSecret === undefined ? {} : { jwtSecret }),
     ...(adminPassword === undefined ? {} : { adminPassword }),
     ...(keyspacesFile === undefined ? {} : { keyspacesFile }),
+    ...(elasticsearchUrl === undefined ? {} : { elasticsearchUrl }),
     ...(tracing === undefined ? {} : { tracing }),
   });
 }

@@ -59,6 +59,7 @@ async function start(
     tracing: settings.tracing,
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },
+      ...(settings.elasticsearchUrl === undefined ? {} : searchSettings(settings.elasticsearchUrl)),
       wallet: { testChannel: of.embedded },
       gateway: { jwtSecret, port: settings.port, host: settings.host, rateLimits: settings.rateLimits },
     },
@@ -66,6 +67,8 @@ async function start(
   started.push({ name: "node", stop: () => node.stop() });
   return node;
 }
+
+const searchSettings = (node: string) => ({ search: { elasticsearch: { node } }, "search-index": { elasticsearch: { node } } });
 
 /** Once: the mark is written when all of it is there, so a start that was killed half-way goes on with the rest. */
 async function samples(node: Node, dataDir: DataDir): Promise<void> {

@@ -98,7 +98,7 @@ test("a secret that is too short is refused without repeating it", () => {
 });
 
 test("a server that this version cannot use is refused, not ignored", () => {
-  for (const name of ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL", "ELASTICSEARCH_URL"]) {
+  for (const name of ["NATS_URL", "REDIS_URL", "CLICKHOUSE_URL"]) {
     assert.match(refusal({ [name]: "redis://user:secret@localhost" }), new RegExp(`^environment: ${name} is not supported yet`));
   }
 });
