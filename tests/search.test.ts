@@ -64,6 +64,9 @@ for (const engine of ["PostgreSQL", "Elasticsearch"] as const) {
         const handled = values.find(({ labels }) => labels.consumer === "search-index" && labels.outcome === "handled")?.value ?? 0;
         return handled >= happened.reduce((sum, [row]) => sum + Number(row?.events), 0);
       });
+      const index = new DealIndex(server.options);
+      await until(() => index.exists());
+      await index.close();
       await server.refresh();
     };
     const titles = async (query: Query) => (await search(query)).items.map((deal) => deal.title);
@@ -216,6 +219,10 @@ for (const engine of ["PostgreSQL", "Elasticsearch"] as const) {
       for (const nothing of ["!!!", "'", "🍺", "\0"]) assert.deepEqual(await search({ q: nothing }), { items: [] });
     });
 
+    test("is asked itself, every time", async () => {
+      assert.equal((await at.node.platform.metrics.searchFallbacks.get()).values[0]?.value, 0);
+    });
+
     test("refuses unknown cities and cursors that are not of this list in this order", async () => {
       const refused = (code: string) => (error: unknown) => error instanceof DomainError && error.type === code;
       for (const city of ["xx", "user"]) await assert.rejects(search({ city }), refused("CITY_NOT_FOUND"));
@@ -247,6 +254,9 @@ describe("a search index", () => {
       "search-index": settings,
     });
     owner = await merchantIn(at.node, "hz");
+    const index = new DealIndex(server.options);
+    await until(() => index.exists());
+    await index.close();
   });
   after(() => at?.stop());
 
@@ -289,6 +299,7 @@ describe("a search index", () => {
   test("that is not there, or whose server is not, is replaced by PostgreSQL, and that is counted", async () => {
     await onSale(at.node, owner, { title: "Tempranillo" });
     await server.clear();
+    assert.equal(await fallbacks(), 0);
     assert.deepEqual(await titles("tempranillo"), ["Tempranillo"]);
     assert.equal(await fallbacks(), 1);
     server.down(true);

@@ -58,6 +58,14 @@ test("every variable that is read is on the list that deployments are held to", 
   );
 });
 
+test("Elasticsearch is a URL, which no error repeats", () => {
+  assert.equal(readSettings({ ELASTICSEARCH_URL: "http://search:9200" }).elasticsearchUrl, "http://search:9200");
+  assert.equal(
+    refusal({ ELASTICSEARCH_URL: "elastic:hunter2@search" }),
+    "environment: ELASTICSEARCH_URL is not a URL, allowed: http://… or https://…",
+  );
+});
+
 test("an empty value counts as unset", () => {
   assert.equal(readSettings({ PORT: "", RATE_LIMITS: "", JWT_SECRET: "", NATS_URL: "" }).port, 3000);
 });

@@ -42,9 +42,7 @@ export function testElasticsearch(): TestElasticsearch {
   const url = process.env["TEST_ELASTICSEARCH"];
   const model = url === undefined ? new Model() : undefined;
   const options: ServerOptions =
-    model === undefined
-      ? { node: url as string }
-      : { node: "http://elasticsearch.test:9200", Connection: model.mock.getConnection() as never };
+    model === undefined ? { node: url as string } : { node: "http://elasticsearch.test:9200", Connection: connectionOf(model.mock) };
   const client = new Client(options);
   const names = async (): Promise<string[]> => Object.keys(await client.indices.get({ index: "tuanbar-deals-*" }));
   return {
@@ -60,6 +58,14 @@ export function testElasticsearch(): TestElasticsearch {
     },
   };
 }
+
+/** The mock's connection cannot be closed, which the client asks of it when it is. */
+const connectionOf = (mock: InstanceType<typeof Mock>): NonNullable<ServerOptions["Connection"]> =>
+  class extends (mock.getConnection() as unknown as NonNullable<ServerOptions["Connection"]>) {
+    override close(): Promise<void> {
+      return Promise.resolve();
+    }
+  };
 
 class Model {
   readonly mock = new Mock();
@@ -86,7 +92,7 @@ class Model {
       Object.fromEntries([...this.#named(name)].map(([one, { isServed }]) => [one, { aliases: isServed ? { "tuanbar-deals": {} } : {} }])),
     );
     on("DELETE", "/:index", (_, name) => (this.#indices.delete(name) ? { acknowledged: true } : missing()));
-    on("POST", "/:index/_refresh", () => ({ _shards: {} }));
+    on("GET", "/:index/_refresh", () => ({ _shards: {} }));
     on("HEAD", "/_alias/:name", () => ([...this.#indices.values()].some(({ isServed }) => isServed) ? {} : missing()));
     on("POST", "/_aliases", ({ body }) => {
       for (const action of (body as { actions: { add?: { index: string }; remove?: { index: string } }[] }).actions) {
