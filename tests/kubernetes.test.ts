@@ -102,7 +102,7 @@ for (const overlay of ["dev", "prod"]) {
     });
 
     test("gateways and workers scale by themselves, and nobody else counts their pods", () => {
-      const scaled = ofKind(manifests, "HorizontalPodAutoscaler").map(({ spec }) => spec.scaleTargetRef?.name);
+      const scaled = ofKind(manifests, "HorizontalPodAutoscaler").map(({ spec }) => spec.scaleTargetRef?.name ?? "");
       assert.deepEqual(scaled.toSorted(), ["gateway", "worker"]);
       for (const name of scaled)
         assert.equal(ofKind(manifests, "Deployment").find(({ metadata }) => metadata.name === name)?.spec.replicas, undefined);

@@ -282,7 +282,7 @@ describe("a search index", () => {
   test("keeps what an event wrote while it was being made", async () => {
     const index = new DealIndex(server.options);
     const { id } = await onSale(at.node, owner, { title: "Malbec" });
-    const rows = [...(await findDeals(at.node.platform.databaseOf(shardOf(id as DealId)), shardOf(id as DealId), [id as DealId])).values()];
+    const rows = [...(await findDeals(at.node.platform.databaseOf(shardOf(id)), shardOf(id), [id as DealId])).values()];
     const stale = rows.map((row) => ({ ...row, title: "stale" }));
     await index.rebuild(
       (async function* () {

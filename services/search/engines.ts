@@ -76,7 +76,7 @@ export const askIndex =
 
 async function showHits({ database, code }: Part, hits: readonly Hit[]): Promise<Found[]> {
   const its = hits.filter(({ id }) => {
-    const { city, slot } = shardOf(id as Parameters<typeof shardOf>[0]);
+    const { city, slot } = shardOf(id);
     return city === database.city && database.slots.includes(slot);
   });
   return its.length === 0 ? [] : (await searchFound(database, its)).map((row) => ({ row, code }));

@@ -116,7 +116,7 @@ class Model {
   #bulk(lines: readonly Record<string, unknown>[]): object {
     const items = [];
     for (let at = 0; at < lines.length; at += 2) {
-      const [[how = "", target]] = Object.entries(lines[at] ?? {}) as [[string, { _index: string; _id: string }]];
+      const [[how, target]] = Object.entries(lines[at] ?? {}) as [[string, { _index: string; _id: string }]];
       const document = lines[at + 1] as Fields;
       const index = this.#indices.get(target._index);
       if (!index) items.push({ [how]: { _id: target._id, status: 404, error: { type: "index_not_found_exception" } } });
@@ -177,8 +177,8 @@ function scoreOf(clause: Clause, fields: Fields): number | undefined {
     if (should !== undefined && optional.length === 0) return undefined;
     return [...scores, ...optional].reduce<number>((sum, score) => sum + (score ?? 0), 0);
   }
-  const [[kind = "", on]] = Object.entries(clause) as [[string, Record<string, unknown>]];
-  const [[field = "", said]] = Object.entries(on) as [[string, unknown]];
+  const [[kind, on]] = Object.entries(clause) as [[string, Record<string, unknown>]];
+  const [[field, said]] = Object.entries(on) as [[string, unknown]];
   const value = fields[field];
   assert.ok(value !== undefined, `a field ${field}`);
   if (kind === "range") {
