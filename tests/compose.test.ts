@@ -8,7 +8,7 @@ import { Ajv } from "ajv";
 import { parse } from "yaml";
 import { parseKeyspaces } from "../db/keyspaces.ts";
 import { VARIABLES } from "../scripts/settings.ts";
-import { root } from "./support/manifests.ts";
+import { buildOverlay, ofKind, root } from "./support/manifests.ts";
 
 interface ComposeService {
   readonly image?: string;
@@ -100,6 +100,18 @@ test("whoever is waited for to be healthy has a check of its health", () => {
       if (condition === "service_healthy") assert.ok(whole(found).healthcheck ?? found.build, `${name} waits for ${other}`);
     }
   }
+});
+
+test("passwords that look like numbers reach NATS as text", () => {
+  const nats = dev.services["nats"]?.environment ?? {};
+  for (const variable of ["NATS_PASSWORD", "NATS_SYS_PASSWORD"]) assert.match(nats[variable] ?? "", /^".*"$/);
+  const container = ofKind(buildOverlay("prod"), "StatefulSet").find(({ metadata }) => metadata.name === "nats")?.spec.template?.spec
+    .containers[0];
+  for (const [variable, from] of [
+    ["NATS_PASSWORD", "PASSWORD"],
+    ["NATS_SYS_PASSWORD", "SYS_PASSWORD"],
+  ])
+    assert.equal(container?.env?.find(({ name }) => name === variable)?.value, `"$(${from})"`);
 });
 
 test("every database of the routing table is made by the server it is looked for on", () => {
