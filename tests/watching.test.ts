@@ -112,7 +112,7 @@ describe("a node that was used a little", () => {
     assert.match(page, /^tuanbar_http_request_seconds_count\{route="GET \/api\/v1\/deals",code="200"\} 1$/m);
     assert.match(page, /^tuanbar_verify_violations\{check="loop.closed"\} 0$/m);
     assert.match(page, /^tuanbar_unfinished_oldest_seconds\{database="[^"]+",kind="payment"\} 0$/m);
-    assert.match(page, /^tuanbar_stock_gate_open 0$/m);
+    assert.match(page, /^tuanbar_gate_open 0$/m);
   });
 });
 
