@@ -35,6 +35,20 @@ describe("the image", () => {
     for (const name of packages) assert.ok(name in dependencies, `${name} is a dependency`);
   });
 
+  test("can be installed: the lock file has every package that another names, also those for other systems, or npm ci refuses it", () => {
+    const { packages } = JSON.parse(text("package-lock.json")) as {
+      packages: Record<string, { dependencies?: Record<string, string>; optionalDependencies?: Record<string, string> }>;
+    };
+    for (const [path, { dependencies, optionalDependencies }] of Object.entries(packages))
+      for (const name of Object.keys({ ...dependencies, ...optionalDependencies })) {
+        const places = path.split("/node_modules/").map((_, depth, parts) => parts.slice(0, depth + 1).join("/node_modules/"));
+        const found = ["", ...places].some(
+          (place) => (place === "" ? `node_modules/${name}` : `${place}/node_modules/${name}`) in packages,
+        );
+        assert.ok(found, `${path || "the project"} needs ${name}`);
+      }
+  });
+
   test("is built from what exists and is not ignored, and from nothing else", () => {
     const open = text(".dockerignore")
       .split("\n")
