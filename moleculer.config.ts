@@ -15,6 +15,7 @@ import { RedisLink } from "./mixins/redis.ts";
 import { SlotStrategy } from "./mixins/slot-strategy.ts";
 import { RedisStockGate } from "./mixins/stock-gate.redis.ts";
 import { surfaceOf } from "./mixins/surface.ts";
+import { Tracing, type TracingSettings } from "./mixins/tracing.ts";
 import { makeValidator } from "./mixins/validator.ts";
 import { Regions } from "./regions/registry.ts";
 import { CONTRACTS } from "./services/gateway/routes.ts";
@@ -32,6 +33,7 @@ export const SERVICES = [
   "payment",
   "voucher",
   "search",
+  "search-index",
   "notify",
   "order-index",
   "journal",
@@ -47,7 +49,7 @@ export type ServiceName = (typeof SERVICES)[number];
 export const ROLES = {
   gateway: ["probe", "notify", "gateway"],
   worker: ["probe", "user", "wallet", "merchant", "stock", "group", "deal", "order", "payment", "voucher", "search"],
-  jobs: ["probe", "notify", "order-index", "journal", "ops"],
+  jobs: ["probe", "search-index", "notify", "order-index", "journal", "ops"],
 } as const satisfies Record<string, readonly ServiceName[]>;
 export type RoleName = keyof typeof ROLES;
 
@@ -65,6 +67,8 @@ export interface NodeOptions {
   readonly logLevel: string;
   /** The bus to the other nodes; without it this process is the whole platform. */
   readonly nats?: NatsSettings;
+  /** Unset: nothing is traced. */
+  readonly tracing?: TracingSettings | undefined;
   /** Settings of a service, over its own. */
   readonly settings?: Partial<Record<ServiceName, Readonly<Record<string, unknown>>>>;
   /** Services to run instead of ours, under the same name: what `bench/` compares ours with. */
@@ -79,7 +83,8 @@ export interface Node {
 }
 
 export async function makeNode(options: NodeOptions): Promise<Node> {
-  const broker = new ServiceBroker(brokerOptions(options));
+  const tracing = options.tracing && new Tracing(options.tracing, options.nodeID);
+  const broker = new ServiceBroker(brokerOptions(options, tracing));
   const logger = broker.getLogger("platform");
   const databases = options.keyspaces.databases().map(
     ({ name, keyspace, slots }) =>
@@ -102,6 +107,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     ...(redis === undefined ? {} : { redis, stockGate: new RedisStockGate(redis) }),
     ...(options.regionsFile === undefined ? {} : { regions: await loadRegions(options.regionsFile, metrics, logger) }),
     tellDeals: (change) => void broker.broadcast(DEALS_CHANGED, change),
+    tracing,
   });
   attachPlatform(broker, platform);
   const journal = journalOf(broker);
@@ -133,9 +139,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
 
 function redisLink(url: string, metrics: Metrics, logger: Logger): RedisLink {
   const link = new RedisLink(url, { failed: (kind) => metrics.redisErrors.inc({ kind }) }, logger);
-  metrics.gauge("tuanbar_gate_open", "1 while the stock gate refuses nobody because Redis cannot be asked", (set) =>
-    set(link.usable ? 0 : 1),
-  );
+  metrics.gateIsOpen = () => !link.usable;
   return link;
 }
 const loadRegions = (file: string, metrics: Metrics, logger: Logger): Promise<Regions> =>
@@ -189,7 +193,7 @@ function clusterOptions(options: NodeOptions, nats: NatsSettings): BrokerOptions
   };
 }
 
-function brokerOptions(options: NodeOptions): BrokerOptions {
+function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): BrokerOptions {
   return {
     namespace: NAMESPACE,
     nodeID: options.nodeID,
@@ -211,11 +215,13 @@ function brokerOptions(options: NodeOptions): BrokerOptions {
     skipProcessEventRegistration: true,
     // Ours are Prometheus metrics made by prom-client.
     metrics: false,
+    // Traces are made by OpenTelemetry's SDK: `mixins/tracing.ts`.
     tracing: false,
     // Moleculer's own order, from the inside out, but for two things that stood within Timeout: its breaker never saw one, and its tracker never
     // heard the end of a call that had timed out, so a node that had met one took ten seconds longer to stop.
     internalMiddlewares: false,
     middlewares: [
+      ...(tracing === undefined ? [] : [tracing.middleware()]),
       { name: "Joining", serviceStarting: async ({ broker }) => refuseConflict(broker, (broker.metadata as NodeMetadata).surface) },
       ...["ActionHook", "Validator", "Bulkhead", "Timeout", "ContextTracker", "CircuitBreaker", "ErrorHandler"],
     ],

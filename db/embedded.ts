@@ -60,7 +60,7 @@ export interface EmbeddedPostgresOptions {
  * Durable first, then small: 2 cores, 400 MB for everything when idle. Given on the command line, where no file of an
  * older version can contradict it.
  */
-const SETTINGS: Readonly<Record<string, string | number>> = {
+export const SETTINGS: Readonly<Record<string, string | number>> = {
   fsync: "on",
   // Recovery first makes sure that what it finds is on disk: one call for the whole file system took 0.2 s, one for each
   // of 8,900 files 1.2 s to 1.9 s. The call exists on Linux only.

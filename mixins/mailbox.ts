@@ -6,6 +6,7 @@
  * closing); dropped before it costs a transaction (TIMEOUT: its caller has stopped waiting); failed with its batch.
  */
 import { performance } from "node:perf_hooks";
+import type { SpanContext } from "@opentelemetry/api";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { DomainError, refusal } from "../domain/error.ts";
 import type { Shard } from "../domain/ids.ts";
@@ -19,6 +20,8 @@ export interface Command<I = unknown, O = unknown> {
   /** `performance.now()` at which its caller stops waiting. */
   readonly deadlineMs: number;
   readonly enqueuedMs: number;
+  /** The span it comes from, where it is traced. */
+  readonly traced?: SpanContext | undefined;
   readonly settle: (outcome: O | Error) => void;
 }
 
@@ -62,7 +65,11 @@ export class Mailbox {
   }
 
   /** Puts a command in; resolves with its answer, rejects with its refusal. */
-  post<I, O>(kind: string, input: I, options: { readonly merchantId?: string | undefined; readonly timeoutMs: number }): Promise<O> {
+  post<I, O>(
+    kind: string,
+    input: I,
+    options: { readonly merchantId?: string | undefined; readonly timeoutMs: number; readonly traced?: SpanContext | undefined },
+  ): Promise<O> {
     const full = this.#fullFor(options.merchantId);
     if (full) {
       this.#watch.refused(this.shard, full);
@@ -76,6 +83,7 @@ export class Mailbox {
         merchantId: options.merchantId,
         deadlineMs: enqueuedMs + options.timeoutMs,
         enqueuedMs,
+        traced: options.traced,
         settle: (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome as O)),
       });
       if (options.merchantId !== undefined) this.#byMerchant.set(options.merchantId, (this.#byMerchant.get(options.merchantId) ?? 0) + 1);

@@ -98,11 +98,32 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly searchFallbacks = new Counter({
+    name: "tuanbar_search_fallbacks_total",
+    help: "Searches that PostgreSQL answered because Elasticsearch did not",
+    registers: [this.registry],
+  });
+  readonly verifyViolations = new Gauge({
+    name: "tuanbar_verify_violations",
+    help: "Violations of an invariant, as the last verification on this node found them",
+    labelNames: ["check"] as const,
+    registers: [this.registry],
+  });
+
+  /** True while a shared stock gate cannot be asked. Whoever brings one says so here; a process's own never is. */
+  gateIsOpen: () => boolean = () => false;
+
+  constructor() {
+    this.gauge("tuanbar_gate_open", "1 while the stock gate refuses nobody because it cannot be asked", (set) =>
+      set(this.gateIsOpen() ? 1 : 0),
+    );
+  }
+
   /** Figures that are read when asked for, not counted along the way. */
   gauge(
     name: string,
     help: string,
-    read: (set: (value: number, labels?: Record<string, string>) => void) => void,
+    read: (set: (value: number, labels?: Record<string, string>) => void) => void | Promise<void>,
     labelNames: readonly string[] = [],
   ): void {
     new Gauge({
@@ -112,7 +133,7 @@ export class Metrics {
       registers: [this.registry],
       collect() {
         this.reset();
-        read((value, labels) => (labels ? this.set(labels, value) : this.set(value)));
+        return read((value, labels) => (labels ? this.set(labels, value) : this.set(value)));
       },
     });
   }

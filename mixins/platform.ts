@@ -9,10 +9,11 @@ import { NO_REGIONS, type RegionBook, type RegionRules } from "../domain/region/
 import type { Database } from "../db/database.ts";
 import type { Keyspaces } from "../db/keyspaces.ts";
 import { Drainer, type DrainFunction } from "./drain.ts";
-import { Mailbox, type MailboxWatch } from "./mailbox.ts";
+import { type Command, Mailbox, type MailboxWatch } from "./mailbox.ts";
 import type { Metrics } from "./metrics.ts";
 import type { RedisLink } from "./redis.ts";
 import { LocalStockGate, type StockFact, type StockGate } from "./stock-gate.ts";
+import type { Tracing } from "./tracing.ts";
 
 /** Figures of the trade that an operator may set; the environment is read in one place and handed down. */
 export interface TradeSettings {
@@ -43,6 +44,8 @@ export interface PlatformParts {
   readonly stockGate?: StockGate;
   /** Tells whoever keeps deals near, on this node before it returns. */
   readonly tellDeals?: (change: DealsChanged) => void;
+  /** Undefined: nothing is traced. */
+  readonly tracing?: Tracing | undefined;
 }
 
 export class Platform {
@@ -54,6 +57,7 @@ export class Platform {
   readonly regions: RegionBook;
   readonly stockGate: StockGate;
   readonly #tellDeals: (change: DealsChanged) => void;
+  readonly tracing: Tracing | undefined;
   readonly #logger: Logger;
   readonly #kinds = new Map<string, DrainFunction<never, unknown>>();
   readonly #mailboxes = new Map<string, Mailbox>();
@@ -69,6 +73,7 @@ export class Platform {
     this.regions = parts.regions ?? NO_REGIONS;
     this.stockGate = parts.stockGate ?? new LocalStockGate();
     this.#tellDeals = parts.tellDeals ?? (() => undefined);
+    this.tracing = parts.tracing;
     this.#logger = parts.logger;
     this.#watch = parts.metrics.mailboxWatch();
   }
@@ -85,6 +90,7 @@ export class Platform {
     return this.#mailbox(shard).post<I, O>(kind, input, {
       merchantId: options.merchantId,
       timeoutMs: options.timeoutMs ?? LIMITS.requestMs,
+      traced: this.tracing?.current(),
     });
   }
 
@@ -129,6 +135,7 @@ export class Platform {
     await this.stockGate.close();
     await this.redis?.close();
     await Promise.all([...this.databases.values()].map((database) => database.close()));
+    await this.tracing?.close().catch((error: unknown) => this.#logger.warn({ err: error }, "the last traces are lost"));
   }
 
   #mailbox(shard: Shard): Mailbox {
@@ -136,7 +143,10 @@ export class Platform {
     const made = this.#mailboxes.get(key);
     if (made) return made;
     const drainer = this.#drainer(this.databaseOf(shard));
-    const mailbox = new Mailbox(shard, (commands) => drainer.drain(shard, commands), LIMITS, this.#watch);
+    const { tracing } = this;
+    const drain = (commands: readonly Command[]): Promise<void> => drainer.drain(shard, commands);
+    const traced = tracing && ((commands: readonly Command[]) => tracing.drain(shard, commands, () => drain(commands)));
+    const mailbox = new Mailbox(shard, traced ?? drain, LIMITS, this.#watch);
     this.#mailboxes.set(key, mailbox);
     return mailbox;
   }

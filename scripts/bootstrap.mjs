@@ -11,6 +11,7 @@ const COMMANDS = {
   demo: ["demo/main.ts"],
   bench: ["bench/main.ts"],
   check: ["scripts/check.ts"],
+  search: ["scripts/search.ts"],
 };
 
 const NODE_MAJOR_MIN = 20;

@@ -5,6 +5,7 @@ import { resolve } from "node:path";
 import type { NatsSettings } from "../mixins/bus.ts";
 import { ROLES, SERVICES, type RoleName, type ServiceName } from "../moleculer.config.ts";
 import { parseRedisUrl, RedisUrlError } from "../mixins/redis.ts";
+import type { TracingSettings } from "../mixins/tracing.ts";
 import { StartError } from "./start-error.ts";
 
 /** Every environment variable this program listens to, checked once at start: the rest of the code never reads `process.env`. */
@@ -33,15 +34,50 @@ export interface ClusterSettings {
   readonly nats: NatsSettings;
   readonly nodeId: string;
   readonly services: readonly ServiceName[];
+  /** Unset: PostgreSQL searches by itself. */
+  readonly elasticsearchUrl?: string;
+  /** Unset: nothing is traced. */
+  readonly tracing?: TracingSettings;
 }
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Servers that the cluster profile brings; refused rather than ignored, or somebody would believe them in use. */
-const NOT_YET = ["CLICKHOUSE_URL", "ELASTICSEARCH_URL"];
+const NOT_YET = ["CLICKHOUSE_URL"];
 /** Only a cluster has these. */
 const OF_A_CLUSTER = ["SERVICES", "NODE_ID", "NATS_CREDS", "NATS_CA"];
+
+/**
+ * Every variable a deployment may set; a test holds `readSettings` to it, and docker-compose.yml and k8s/ to both. PGPASSWORD is read by `pg` itself,
+ * so that a routing table needs no password in it.
+ */
+export const VARIABLES: readonly string[] = [
+  ...[
+    "PORT",
+    "HOST",
+    "DATA_DIR",
+    "JWT_SECRET",
+    "ADMIN_PASSWORD",
+    "SETTLEMENT_DELAY_MINUTES",
+    "ORDER_TTL_SECONDS",
+    "RATE_LIMITS",
+    "LOG_LEVEL",
+  ],
+  ...[
+    "KEYSPACES",
+    "PGPASSWORD",
+    "SERVICES",
+    "NODE_ID",
+    "TRUSTED_PROXIES",
+    "NATS_URL",
+    "NATS_CREDS",
+    "NATS_CA",
+    "REDIS_URL",
+    "CLICKHOUSE_URL",
+  ],
+  ...["ELASTICSEARCH_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG"],
+];
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -65,6 +101,8 @@ export function readSettings(environment: Environment = process.env, { local = f
       'environment: RATE_LIMITS is "off", which is allowed only with the embedded PostgreSQL (KEYSPACES unset) and by npm run cluster',
     );
   }
+  const elasticsearchUrl = httpUrl(environment, "ELASTICSEARCH_URL");
+  const tracing = tracingSettings(environment);
   const jwtSecret = secret(environment, "JWT_SECRET", 32);
   const cluster = clusterSettings(environment);
   if (cluster !== undefined && keyspacesFile === undefined)
@@ -87,6 +125,8 @@ export function readSettings(environment: Environment = process.env, { local = f
     trustedProxies: networks(environment, "TRUSTED_PROXIES"),
     ...(cluster === undefined ? {} : { cluster }),
     ...(redisUrl === undefined ? {} : { redisUrl }),
+    ...(elasticsearchUrl === undefined ? {} : { elasticsearchUrl }),
+    ...(tracing === undefined ? {} : { tracing }),
   });
 }
 
@@ -155,6 +195,23 @@ function networks(environment: Environment, name: string): readonly string[] {
       throw wrong(name, network, "IP addresses and networks such as 10.0.0.0/8, with commas between");
   }
   return all;
+}
+
+/** OpenTelemetry's own names for where traces go and what part of all requests is traced. */
+function tracingSettings(environment: Environment): TracingSettings | undefined {
+  const endpoint = httpUrl(environment, "OTEL_EXPORTER_OTLP_ENDPOINT");
+  const ratio = environment["OTEL_TRACES_SAMPLER_ARG"] || "1";
+  if (!/^(0(\.\d{1,6})?|1(\.0)?)$/.test(ratio)) throw wrong("OTEL_TRACES_SAMPLER_ARG", ratio, "a number from 0 to 1");
+  return endpoint === undefined ? undefined : { endpoint, ratio: Number(ratio) };
+}
+
+/** Never repeated in an error: there may be a password in it. */
+function httpUrl(environment: Environment, name: string): string | undefined {
+  const value = environment[name];
+  if (!value) return undefined;
+  if (!URL.canParse(value) || !/^https?:$/.test(new URL(value).protocol))
+    throw new StartError(`environment: ${name} is not a URL, allowed: http://… or https://…`);
+  return value;
 }
 
 function wrong(name: string, value: string, allowed: string): StartError {

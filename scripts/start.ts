@@ -42,12 +42,11 @@ async function clusterNode(settings: Settings, { nats, nodeId, services }: Clust
     urlOf: (database) => database,
     services,
     nats,
-    ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
-    trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
-    logLevel: settings.logLevel,
+    ...common(settings),
     settings: {
       probe: services.includes("gateway") ? {} : { port, host },
       user: { jwtSecret, adminPassword },
+      ...searchSettings(settings),
       wallet: { testChannel: local },
       gateway: {
         ...{ jwtSecret, port, host, rateLimits: settings.rateLimits, trustedProxies: settings.trustedProxies },
@@ -97,12 +96,10 @@ async function start(
     keyspaces: of.keyspaces,
     urlOf: of.urlOf,
     services: SERVICES,
-    trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
-    logLevel: settings.logLevel,
-    regionsFile: join(root, "regions", "manifest.yaml"),
-    ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
+    ...common(settings),
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },
+      ...searchSettings(settings),
       wallet: { testChannel: of.embedded },
       gateway: {
         ...{ jwtSecret, port: settings.port, host: settings.host, rateLimits: settings.rateLimits },
@@ -113,6 +110,18 @@ async function start(
   started.push({ name: "node", stop: () => node.stop() });
   return node;
 }
+
+/** What a node is told in both profiles. */
+const common = (settings: Settings) => ({
+  trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
+  logLevel: settings.logLevel,
+  regionsFile: join(root, "regions", "manifest.yaml"),
+  ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
+  tracing: settings.tracing,
+});
+
+const searchSettings = ({ elasticsearchUrl: node }: Settings) =>
+  node === undefined ? {} : { search: { elasticsearch: { node } }, "search-index": { elasticsearch: { node } } };
 
 /** Once: the mark is written when all of it is there, so a start that was killed half-way goes on with the rest. */
 async function samples(node: Node, dataDir: DataDir): Promise<void> {

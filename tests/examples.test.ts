@@ -94,6 +94,7 @@ describe("the documented examples", () => {
     await replay("ops.deadLetters", admin);
     await replay("ops.replayDeadLetter", admin, { id: "nobody.1.0.1" });
     await replay("ops.dropDeadLetter", admin, { id: "nobody.1.0.1" });
+    await replay("search-index.rebuild", admin);
     await replay("user.logout", undefined, {}, { refreshToken: tokens["refreshToken"] });
     assert.deepEqual(
       REST_CONTRACTS.map((contract) => contract.name).filter((name) => !tried.has(name)),

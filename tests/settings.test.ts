@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
-import { readSettings } from "../scripts/settings.ts";
+import { readSettings, VARIABLES } from "../scripts/settings.ts";
 import { StartError } from "../scripts/start-error.ts";
 
 test("an empty environment gives the documented defaults", () => {
@@ -63,6 +63,23 @@ test("every variable is taken over, with its type", () => {
   });
 });
 
+test("every variable that is read is on the list that deployments are held to", () => {
+  const read = new Set<string>();
+  readSettings(new Proxy({}, { get: (_, name) => void read.add(String(name)) }));
+  assert.deepEqual(
+    [...read].filter((name) => !VARIABLES.includes(name)),
+    [],
+  );
+});
+
+test("Elasticsearch is a URL, which no error repeats", () => {
+  assert.equal(readSettings({ ELASTICSEARCH_URL: "http://search:9200" }).elasticsearchUrl, "http://search:9200");
+  assert.equal(
+    refusal({ ELASTICSEARCH_URL: "elastic:hunter2@search" }),
+    "environment: ELASTICSEARCH_URL is not a URL, allowed: http://… or https://…",
+  );
+});
+
 test("an empty value counts as unset", () => {
   assert.equal(readSettings({ PORT: "", RATE_LIMITS: "", JWT_SECRET: "", NATS_URL: "" }).port, 3000);
 });
@@ -110,7 +127,7 @@ test("a Redis URL that is none is refused without repeating it", () => {
 });
 
 test("a server that this version cannot use is refused, not ignored", () => {
-  for (const name of ["CLICKHOUSE_URL", "ELASTICSEARCH_URL"]) {
+  for (const name of ["CLICKHOUSE_URL"]) {
     assert.match(refusal({ [name]: "http://user:secret@localhost" }), new RegExp(`^environment: ${name} is not supported yet`));
   }
 });

@@ -1,4 +1,4 @@
--- A city keyspace after 000004-hot-updates.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000004-hot-updates-and-regions.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -209,9 +209,6 @@ create table orders (
   unit_price bigint not null,
   discount bigint not null,
   amount bigint not null,
-  region text default 'default'::text not null,
-  region_version text default '1.0.0'::text not null,
-  discount_bps integer default 0 not null,
   commission_bps integer not null,
   voucher_valid_days integer not null,
   state text not null,
@@ -221,6 +218,9 @@ create table orders (
   expires_at timestamp with time zone not null,
   paid_at timestamp with time zone,
   ended_at timestamp with time zone,
+  region character varying(12) default 'default'::character varying not null,
+  region_version character varying(14) default '1.0.0'::character varying not null,
+  discount_bps smallint default 0 not null,
   constraint orders_pkey PRIMARY KEY (slot, id),
   constraint orders_amount_check CHECK ((amount > 0)),
   constraint orders_check CHECK ((amount = ((unit_price * quantity) - discount))),

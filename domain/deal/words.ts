@@ -81,16 +81,27 @@ export function dealVector(deal: { readonly title: string; readonly merchantName
   return [...positions].map(([lexeme, at]) => `${quote(lexeme)}:${at.join(",")}`).join(" ");
 }
 
-/** The `tsquery` of a search text, written out: all of its words. Undefined where there is no word in it, so that nothing can match. */
-export function searchQuery(text: string): string | undefined {
-  const terms = new Set<string>();
+/** What a text must have to be found: a lexeme, or a word that begins so. */
+export interface Term {
+  readonly lexeme: string;
+  readonly beginning: boolean;
+}
+
+/** The terms of a search text: all of its words. Undefined where there is no word in it, so that nothing can match. */
+export function searchTerms(text: string): readonly Term[] | undefined {
+  const terms = new Map<string, Term>();
+  const add = (lexeme: string, beginning: boolean): void => void terms.set(`${beginning} ${lexeme}`, { lexeme, beginning });
   for (const [, dense, spaced] of fold(text).matchAll(RUNS)) {
-    if (spaced !== undefined) for (const word of cut(spaced)) terms.add(`${quote(word)}:*`);
+    if (spaced !== undefined) for (const word of cut(spaced)) add(word, true);
     if (dense !== undefined)
       for (const word of cutDense(dense)) {
         const characters = [...word];
-        for (const part of characters.length === 1 ? characters : pairs(characters)) terms.add(quote(part));
+        for (const part of characters.length === 1 ? characters : pairs(characters)) add(part, false);
       }
   }
-  return terms.size === 0 ? undefined : [...terms].slice(0, QUERY_LEXEMES_MAX).join(" & ");
+  return terms.size === 0 ? undefined : [...terms.values()].slice(0, QUERY_LEXEMES_MAX);
 }
+
+/** Terms as a `tsquery`, written out. */
+export const queryOf = (terms: readonly Term[]): string =>
+  terms.map(({ lexeme, beginning }) => quote(lexeme) + (beginning ? ":*" : "")).join(" & ");

@@ -43,10 +43,18 @@ export class Dispatcher {
     });
     try {
       if (found === undefined) exchange.fail(notServed(method, path, allow));
-      else found.serve(exchange)?.catch((error: unknown) => exchange.fail(error));
+      else this.#serve(found, exchange)?.catch((error: unknown) => exchange.fail(error));
     } catch (error) {
       exchange.fail(error);
     }
+  }
+
+  #serve({ metric, action, serve }: Route, exchange: Exchange): void | Promise<void> {
+    const { tracing } = this.#host;
+    // Pages of the gateway's own, which balancers and Prometheus ask for all day, are nobody's request.
+    return tracing === undefined || action === ""
+      ? serve(exchange)
+      : tracing.request(metric.name, exchange.requestId, exchange.res, () => serve(exchange));
   }
 }
 

@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { refusal } from "../../domain/error.ts";
 import type { Metrics } from "../../mixins/metrics.ts";
+import type { Tracing } from "../../mixins/tracing.ts";
 import { ClientGone } from "./form.ts";
 import { PROBLEM_TYPE, problemHeaders, problemOf, refusalOf } from "./problem.ts";
 
@@ -12,6 +13,8 @@ export interface ExchangeHost {
   readonly metrics: Metrics;
   readonly warn: (message: string, details: object) => void;
   readonly error: (message: string, details: object) => void;
+  /** Undefined: nothing is traced. */
+  readonly tracing: Tracing | undefined;
   /** Stopping: connections are not kept. */
   readonly draining: () => boolean;
 }

@@ -100,6 +100,7 @@ function build(this: This): void {
   });
   this.dispatcher = new Dispatcher({
     metrics,
+    tracing: platform.tracing,
     // pino's order: what follows the message is only put into its place holders.
     warn: (message, details) => this.logger.warn(details, message),
     error: (message, details) => this.logger.error(details, message),

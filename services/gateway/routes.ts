@@ -10,6 +10,7 @@ import * as order from "../order/order.contract.ts";
 import * as payment from "../payment/payment.contract.ts";
 import * as probe from "../probe/probe.contract.ts";
 import * as search from "../search/search.contract.ts";
+import * as searchIndex from "../search-index/search-index.contract.ts";
 import * as user from "../user/user.contract.ts";
 import * as voucher from "../voucher/voucher.contract.ts";
 import * as wallet from "../wallet/wallet.contract.ts";
@@ -20,6 +21,7 @@ const MODULES: readonly Readonly<Record<string, unknown>>[] = [
   merchant,
   deal,
   search,
+  searchIndex,
   order,
   payment,
   group,

@@ -14,6 +14,7 @@ import {
   verify,
 } from "./ops.contract.ts";
 import { regionsOfNodes } from "./regions.ts";
+import { watchUnfinished } from "./unfinished.ts";
 import { viewShards } from "./shards.ts";
 import { Verifier } from "./verify.ts";
 
@@ -38,6 +39,9 @@ const ops: ServiceSchema<{}, {}, Vars> = {
   created() {
     this.platform = platformOf(this.broker);
     this.verifier = new Verifier(this.platform);
+  },
+  started() {
+    watchUnfinished(this.platform);
   },
   stopped() {
     return this.verifier.stop();

@@ -45,6 +45,7 @@ export class Verifier {
       const snapshots = await this.#openAll();
       const findings = await inTurns([...this.#withinDatabases(snapshots), ...this.#acrossDatabases(snapshots)]);
       const checks = together(findings).map(show);
+      for (const { name, violations } of checks) this.#platform.metrics.verifyViolations.set({ check: name }, violations);
       const checkedAt = snapshots.reduce((first, { at }) => (at < first ? at : first), snapshots[0]?.at ?? new Date(0));
       return { ok: checks.every(({ ok }) => ok), checkedAt: checkedAt.toISOString(), checks };
     } finally {

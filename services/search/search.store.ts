@@ -22,7 +22,7 @@ interface Order {
 
 const INT8_MAX = "9223372036854775807";
 /** Ten thousand years: what `infinity` is in a cursor, in milliseconds. */
-const NEVER_MS = "253402300800000";
+export const NEVER_MS = "253402300800000";
 
 const END_MS = `case when deals.sale_ends_at is null then ${NEVER_MS} else (extract(epoch from deals.sale_ends_at) * 1000)::bigint end`;
 export const ORDERS: Readonly<Record<Sort, Order>> = {
@@ -94,3 +94,28 @@ export const searchMatching = (tx: Queryable, sort: Sort, query: string, after: 
 
 export const searchAll = (tx: Queryable, sort: Exclude<Sort, "relevance">, after: After, limit: number): Promise<SearchRow[]> =>
   tx.query<SearchRow>(ALL[sort], [limit, after.key, after.id]);
+
+const BY_IDS: Statement = {
+  name: "search/by-ids",
+  text: `
+    with page as materialized (
+      select deals.slot, deals.id, k.key
+        from unnest($1::bigint[], $2::bigint[]) as k(id, key)
+       cross join lateral (select * from deals d where d.slot = (k.id & 15)::smallint and d.id = k.id offset 0) deals
+       where ${ON_SALE})
+    ${show("asc")}`,
+};
+/** Of deals that were found elsewhere, those that can be bought now, with the keys they were found by. */
+export const searchFound = (tx: Queryable, found: readonly { readonly id: string; readonly key: string }[]): Promise<SearchRow[]> =>
+  tx.query<SearchRow>(BY_IDS, [found.map(({ id }) => id), found.map(({ key }) => key)]);
+
+const PUBLISHED: Statement = {
+  name: "search/published",
+  text: `
+    with page as materialized (
+      select slot, id, id as key from deals where slot = $1 and id > $2 and state = 'ON_SALE' order by id limit $3)
+    ${show("asc")}`,
+};
+/** Deals of a slot that are on sale, now or later, by their ids: what a search index is made from. */
+export const publishedDeals = (tx: Queryable, slot: number, afterId: string, limit: number): Promise<SearchRow[]> =>
+  tx.query<SearchRow>(PUBLISHED, [slot, afterId, limit]);
