@@ -27,17 +27,18 @@ export interface Settings {
   readonly trustedProxies: readonly string[];
   /** Set: this process is one node of a cluster. */
   readonly cluster?: ClusterSettings;
+  /** Unset: stock gate and limits in this process. */
   readonly redisUrl?: string;
+  /** Unset: PostgreSQL searches by itself. */
+  readonly elasticsearchUrl?: string;
+  /** Unset: nothing is traced. */
+  readonly tracing?: TracingSettings | undefined;
 }
 
 export interface ClusterSettings {
   readonly nats: NatsSettings;
   readonly nodeId: string;
   readonly services: readonly ServiceName[];
-  /** Unset: PostgreSQL searches by itself. */
-  readonly elasticsearchUrl?: string;
-  /** Unset: nothing is traced. */
-  readonly tracing?: TracingSettings;
 }
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;

@@ -1,6 +1,6 @@
 /** A real node on real databases, with the services a test names; called through the broker as the gateway would. */
 import { randomUUID, createHash } from "node:crypto";
-import { makeNode, type Node, type NodeOptions, type ServiceName } from "../../moleculer.config.ts";
+import { makeNode, type Node, type ServiceName } from "../../moleculer.config.ts";
 import type { Id } from "../../domain/ids.ts";
 import type { Role } from "../../domain/user/role.ts";
 import { call, type Caller, type Contract, type Fields, type Infer, type Of } from "../../mixins/contract.ts";
