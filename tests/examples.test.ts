@@ -86,6 +86,8 @@ describe("the documented examples", () => {
     await replay("deal.close", token, { id: dealId });
     assert.equal((await replay("ops.verify", admin))["ok"], true);
     await replay("ops.shards", admin);
+    await replay("ops.regions", admin);
+    await replay("ops.reloadRegions", admin);
     await replay("user.logout", undefined, {}, { refreshToken: tokens["refreshToken"] });
     assert.deepEqual(
       REST_CONTRACTS.map((contract) => contract.name).filter((name) => !tried.has(name)),
