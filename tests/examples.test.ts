@@ -95,6 +95,8 @@ describe("the documented examples", () => {
     await replay("ops.replayDeadLetter", admin, { id: "nobody.1.0.1" });
     await replay("ops.dropDeadLetter", admin, { id: "nobody.1.0.1" });
     await replay("search-index.rebuild", admin);
+    await replay("ops.regions", admin);
+    await replay("ops.reloadRegions", admin);
     await replay("user.logout", undefined, {}, { refreshToken: tokens["refreshToken"] });
     assert.deepEqual(
       REST_CONTRACTS.map((contract) => contract.name).filter((name) => !tried.has(name)),

@@ -89,6 +89,8 @@ const COLUMNS: Readonly<Record<string, string>> = {
   "payments.state": "case when i % 100 = 0 then 'TRYING' when i % 100 = 1 then 'CANCELLED' else 'CONFIRMED' end",
   "refunds.state": "case when i % 100 = 0 then 'PROCESSING' else 'SUCCEEDED' end",
   "orders.discount": "0",
+  "orders.region": "'cn-sh'",
+  "orders.region_version": "'1.0.0'",
   "refresh_tokens.token_hash": `decode(${KEY}, 'hex')`,
   "seats.group_id": "i / 3",
   "stock.deal_id": "i",

@@ -87,6 +87,8 @@ export function ruleFaults(rules: RegionRules): string[] {
   return faults;
 }
 
+/** As orders keep it. */
+const REGION_LENGTH_MAX = 12;
 const VERSION = /^\d{1,4}\.\d{1,4}\.\d{1,4}$/;
 
 /** What is wrong with the shape of a module's default export; empty for a policy. */
@@ -95,6 +97,7 @@ export function policyFaults(value: unknown, expected: { readonly region: string
   const policy = value as Partial<Record<keyof RegionPolicy, unknown>>;
   const faults: string[] = [];
   if (policy.api !== REGION_API) faults.push(`it is written for interface ${String(policy.api)}, this is ${REGION_API}`);
+  if (expected.region.length > REGION_LENGTH_MAX) faults.push(`a region's name has at most ${REGION_LENGTH_MAX} characters`);
   if (policy.region !== expected.region) faults.push(`it is of region ${String(policy.region)}, the manifest says ${expected.region}`);
   if (typeof policy.version !== "string" || !VERSION.test(policy.version)) faults.push("its version is not of the form 1.2.3");
   else if (policy.version !== expected.version) faults.push(`it is version ${policy.version}, the manifest says ${expected.version}`);
