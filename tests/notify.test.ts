@@ -61,7 +61,9 @@ describe("notifications", () => {
 
   /** What the gateway does: who is asking, and a refusal before the first byte as a status. */
   before(async () => {
-    node = await testNode(["notify", "order", "order-index", "journal"], { notify: { heartbeatMs: 300, ageMs: 5_000, streamsPerUserMax: 3 } });
+    node = await testNode(["notify", "order", "order-index", "journal"], {
+      notify: { heartbeatMs: 300, ageMs: 5_000, streamsPerUserMax: 3 },
+    });
     server = createServer((req, res) => {
       const handler = rawHandlerOf(node.node.broker, streamEvents);
       const as = caller(String(req.headers["x-user"]));
