@@ -119,7 +119,13 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     broker.createService({ ...schema, settings: { ...schema.settings, ...options.settings?.[name] } });
   }
   checkLiveOptions(broker, { namespace: NAMESPACE, services: options.services });
-  await broker.start();
+  await broker.start().catch(async (error: unknown) => {
+    // A node that was refused must not stay on the bus.
+    await broker.stop();
+    await streams?.close();
+    await platform.close();
+    throw error;
+  });
   if (streams) journal.listen(platform.databases.values(), platform.metrics, logger);
   return {
     broker,

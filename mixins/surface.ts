@@ -107,7 +107,7 @@ function pathsOfFields(fields: Fields, prefix: string): Record<string, string> {
 }
 
 function pathsOf(rule: unknown, path: string): Record<string, string> {
-  if (!isRule(rule)) return { [path]: rule === undefined ? "nothing" : (String(rule).split("|")[0] ?? "") };
+  if (!isRule(rule)) return { [path]: typeof rule === "string" ? (rule.split("|")[0] ?? "") : "nothing" };
   if (rule.type === "array") return pathsOf(rule["items"], `${path}[]`);
   if (rule.type === "object") return { [path]: "object", ...pathsOfFields(rule["props"] as Fields, `${path}.`) };
   if (rule.type === "enum") return { [path]: "enum" };

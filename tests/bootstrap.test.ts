@@ -121,7 +121,7 @@ test("an unknown command and an old Node are told in one line", async () => {
   const clone = makeClone();
   const unknown = await bootstrap(clone, ["strat"], NO_NPM);
   assert.equal(unknown.code, 1);
-  assert.match(unknown.output, /^usage: npm run <start\|test\|.*> \[-- arguments\]\n$/);
+  assert.match(unknown.output, /^usage: npm run <start\|cluster\|test\|.*> \[-- arguments\]\n$/);
   const old = `data:text/javascript,Object.defineProperty(process.versions, "node", { value: "18.20.8" })`;
   const tooOld = await bootstrap(clone, ["start"], { ...NO_NPM, NODE_OPTIONS: `--import=${encodeURI(old)}` });
   assert.deepEqual(tooOld, { code: 1, output: "Node 18.20.8 is too old: 20 or newer is needed\n" });

@@ -5,7 +5,6 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { DomainError } from "../domain/error.ts";
-import type { Id } from "../domain/ids.ts";
 import { makeNode, type Node } from "../moleculer.config.ts";
 import { cancelOrder, placeOrder } from "../services/order/order.contract.ts";
 import { payOrder } from "../services/payment/payment.contract.ts";
@@ -59,7 +58,7 @@ describe("two nodes that drain one shard at once", () => {
         const form = { dealId: deal, quantity: 1, ...(n % 4 === 0 ? { groupSize: 2 } : {}) };
         const order = await ask(() => callAs(node, placeOrder, form, user));
         if (!order) return;
-        const id = order.id as Id;
+        const { id } = order;
         if (round % 4 === 3) await ask(() => callAs(node, cancelOrder, { id }, user));
         else await ask(() => callAs(n % 3 === 0 ? other : node, payOrder, { id, channel: "wallet" }, user));
       }

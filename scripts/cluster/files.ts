@@ -128,9 +128,9 @@ ${of.gateways.map((port) => `    server 127.0.0.1:${port} max_fails=8 fail_timeo
     # A gateway gives up after 10 s; whoever takes longer is not running.
     proxy_read_timeout 13s;
     proxy_next_upstream_tries 2;
-    error_page 418 = @repeatable;
 
     location / {
+      error_page 418 = @repeatable;
       if ($repeatable) { return 418; }
       error_page 502 504 = @unknown;
       proxy_next_upstream error timeout;

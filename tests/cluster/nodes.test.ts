@@ -146,10 +146,10 @@ describe("nodes of a cluster", () => {
   });
 });
 
-/** Answers with the node it runs on, 8 s late while calls get stuck. */
+/** Answers with the node it runs on, 5 s late while calls get stuck. */
 function where(nodeID: string): ServiceSchema {
   const handler = async (): Promise<string> => {
-    if (getsStuck) await sleep(8_000);
+    if (getsStuck) await sleep(5_000);
     return nodeID;
   };
   return { name: "stock", actions: { safe: handler, once: handler } };
