@@ -15,7 +15,7 @@ describe("dead letters", () => {
   let users: Database;
 
   before(async () => {
-    at = await testNode(["order", "journal", "ops"]);
+    at = await testNode(["order", "order-index", "journal", "ops"]);
     city = at.node.platform.databaseOf({ city: 1, slot: 3 });
     users = at.node.platform.databaseOf({ city: 0, slot: 0 });
   });

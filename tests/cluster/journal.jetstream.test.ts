@@ -270,7 +270,7 @@ describe("events over NATS JetStream", () => {
         logLevel: "fatal",
         nats: natsAt(nats.url),
       });
-    for (const services of [["journal"], ["order"]] as const) {
+    for (const services of [["journal"], ["order", "order-index"]] as const) {
       const started = await node(services);
       nodes.push(started);
       t.after(() => started.stop());
