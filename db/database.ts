@@ -53,11 +53,13 @@ const variants = new WeakMap<Statement, Statement[] | "none">();
  * than look keys up: 2,300 ms for 256 keys among 20,000 rows. So statements over sets of keys are written as
  *     from unnest($2, …) as k(…) cross join lateral (select … from t_$1 where slot = $1 and key = k.key offset 0 | for update) r
  * which can only be a loop of index look-ups, and updates find their rows the same way and meet them by `ctid`.
+ * What is asked by key is in memory, so a page out of turn costs little more than one in turn (`random_page_cost`): at 4, a page of a merchant's orders
+ * was read whole and sorted rather than by its index.
  * What else is asked of the rows is asked of `r`, behind its `offset 0` (`for update` alone keeps nothing out): a state asked of the table opens the
  * way by a partial index on that state, which looked empty in a quiet hour and was read whole for each key in a stampede (40 keys: over 8 s).
  */
 const SESSION =
-  `-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off -c enable_memoize=off ` +
+  `-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off -c enable_memoize=off -c random_page_cost=1.1 ` +
   `-c jit=off -c timezone=UTC -c lock_timeout=${LIMITS.lockWaitMs} -c statement_timeout=${LIMITS.statementMs} ` +
   `-c idle_in_transaction_session_timeout=${LIMITS.transactionIdleMs}`;
 
