@@ -10,6 +10,7 @@ const COMMANDS = {
   "test:cluster": ["--test", "--test-concurrency=1", "--test-timeout=400000", "tests/cluster/*.test.ts"],
   demo: ["demo/main.ts"],
   bench: ["bench/main.ts"],
+  simpay: ["simpay/main.ts"],
   check: ["scripts/check.ts"],
   search: ["scripts/search.ts"],
 };
