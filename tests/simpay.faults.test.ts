@@ -80,10 +80,14 @@ test("repeatCallback: a hundred times, each freshly signed", async () => {
 });
 
 test("reorderCallback: the next one overtakes it", async () => {
-  const number = await paidCharge(["reorderCallback"]);
-  const refund = { number: `${number}-r`, chargeNumber: number, amount: 1, currency: "CNY", notifyUrl: ear.url };
-  await simpay.call("POST", "/v1/refunds", refund);
+  // It is held for some seconds at this factor: time for the next one to come, whatever else the machine does.
+  const slower = await testSimpay({ timeFactor: 10 });
+  const { body } = await slower.charge("reorder-1", ear.url, { faults: ["reorderCallback"] });
+  await slower.pay(body["payUrl"]);
+  const refund = { number: "reorder-1-r", chargeNumber: "reorder-1", amount: 1, currency: "CNY", notifyUrl: ear.url };
+  await slower.call("POST", "/v1/refunds", refund);
   await until(async () => genuine() === 2);
+  await slower.stop();
   assert.deepEqual(
     ear.heard.map(({ body }) => body.event),
     ["refund.succeeded", "charge.paid"],
