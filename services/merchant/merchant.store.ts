@@ -49,8 +49,8 @@ const OPEN: Statement = {
   name: "merchant/open",
   text: `
     update merchants_$1 m set state = 'OPEN'
-      from unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row from merchants_$1 where slot = $1 and id = k.id offset 0) r
-     where m.slot = $1 and m.ctid = r.row and m.state = 'OPENING'`,
+      from unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row, state from merchants_$1 where slot = $1 and id = k.id offset 0) r
+     where m.slot = $1 and m.ctid = r.row and r.state = 'OPENING'`,
 };
 export const openMerchants = async (tx: Queryable, shard: Shard, ids: readonly MerchantId[]): Promise<void> =>
   void (await tx.query(OPEN, [shard.slot, ids]));
@@ -59,8 +59,8 @@ const DROP: Statement = {
   name: "merchant/drop",
   text: `
     delete from merchants_$1 m
-     using unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row from merchants_$1 where slot = $1 and id = k.id offset 0) r
-     where m.slot = $1 and m.ctid = r.row and m.state = 'OPENING'`,
+     using unnest($2::bigint[]) as k(id) cross join lateral (select ctid as row, state from merchants_$1 where slot = $1 and id = k.id offset 0) r
+     where m.slot = $1 and m.ctid = r.row and r.state = 'OPENING'`,
 };
 export const dropMerchants = async (tx: Queryable, shard: Shard, ids: readonly MerchantId[]): Promise<void> =>
   void (await tx.query(DROP, [shard.slot, ids]));
