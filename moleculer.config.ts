@@ -20,6 +20,7 @@ export const SERVICES = [
   "order",
   "payment",
   "voucher",
+  "settlement",
   "search",
   "notify",
   "journal",

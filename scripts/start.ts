@@ -54,11 +54,16 @@ async function start(
     keyspaces: of.keyspaces,
     urlOf: of.urlOf,
     services: SERVICES,
-    trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
+    trade: {
+      orderTtlSeconds: settings.orderTtlSeconds,
+      reversalMinutes: settings.reversalMinutes,
+      settlementDelayMinutes: settings.settlementDelayMinutes,
+    },
     logLevel: settings.logLevel,
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },
       wallet: { testChannel: of.embedded },
+      settlement: { testChannel: of.embedded },
       gateway: { jwtSecret, port: settings.port, host: settings.host, rateLimits: settings.rateLimits },
     },
   });
