@@ -19,7 +19,7 @@ export const LIMITS = {
   /** After this a settlement in PROCESSING is somebody else's: its drain is long answered or dead. */
   settlementLeaseMs: 30_000,
   /** A channel answers a payout in this time, or nobody knows what came of it. */
-  channelMs: 10_000,
+  channelMs: 4_000,
   /** A merchant may look at a refund of used units for this long before it is paid without a word. */
   refundApprovalHours: 24,
   quantityMax: 99,

@@ -12,7 +12,7 @@ import { listVouchers } from "../../services/voucher/voucher.contract.ts";
 import { getWallet, topUp } from "../../services/wallet/wallet.contract.ts";
 import { callAs, caller, testNode, type TestNode } from "./node.ts";
 
-const SELLING: readonly ServiceName[] = ["wallet", "group", "order", "payment", "voucher", "ops"];
+const SELLING: readonly ServiceName[] = ["wallet", "group", "order", "payment", "voucher", "settlement", "ops"];
 
 export const refused = (code: string) => (error: unknown) => error instanceof DomainError && error.type === code;
 
@@ -35,7 +35,7 @@ export class Shop {
     this.test = test;
   }
   static async open(): Promise<Shop> {
-    return new Shop(await testNode(SELLING, { wallet: { testChannel: true } }));
+    return new Shop(await testNode(SELLING, { wallet: { testChannel: true }, settlement: { testChannel: true } }));
   }
   close(): Promise<void> {
     return this.test.stop();

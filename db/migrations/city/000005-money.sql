@@ -18,8 +18,10 @@ alter table vouchers
 create index vouchers_lapsing on vouchers (valid_until) where open;
 
 alter table refunds
-  -- Of units that were used and settled: its merchant approves it, or `approve_by` passes, and the merchant's payable pays.
+  -- True: of units that were used and settled: its merchant approves it, or `approve_by` passes, and the merchant's payable pays.
   add column used boolean not null default false,
+  -- What the consumer said of it.
+  add column note text,
   -- Part of the amount that comes back from the commission.
   add column commission bigint not null default 0 check (commission between 0 and amount),
   add column approve_by timestamptz,
