@@ -51,25 +51,17 @@ const refund = ({ order, user }: Bought, quantity?: number, key?: string) =>
 const balance = (merchantId: Id) => callAs(shop.test.node, merchantBalance, { id: merchantId }, staff(merchantId));
 const payout = (merchantId: Id, amount: number, key?: string) =>
   callAs(shop.test.node, requestPayout, { id: merchantId, amount }, staff(merchantId), key);
-/** As if so much time had passed since the redemptions of an order. */
-const age = ({ order }: Bought, minutes: number) =>
-  shop.rows(
-    order.id,
-    `with v as (update vouchers set redeemed_at = redeemed_at - make_interval(mins => $3) where slot = $1 and order_id = $2 and redeemed_at is not null returning id, redeemed_at)
-     update settlements s set due_at = due_at - make_interval(mins => $3) from v where s.slot = $1 and s.voucher_id = v.id`,
-    [order.id, minutes],
-  );
 const settledAll = (one: Bought) => eventually(async () => assert.match(await one.states(), /^SETTLED( SETTLED)*$/));
 /** An order of one unit of a quantity, used and settled. */
 async function settledOrder(quantity: number): Promise<Bought> {
   const one = await bought(quantity);
   for (const code of one.codes) await redeem(code, one.merchantId);
-  await agedRedemptions(one);
+  await age(one);
   await settledAll(one);
   return one;
 }
-/** With the log of redemptions aged as well, so that everything adds up: only somebody with the database's password could. */
-async function agedRedemptions(one: Bought, minutes = 121): Promise<void> {
+/** As if so much time had passed since the redemptions of an order: as only somebody with the database's password could have it. */
+async function age(one: Bought, minutes = 121): Promise<void> {
   const { platform } = shop.test.node;
   await platform.databaseOf(shardOf(one.order.id)).transaction(async (tx) => {
     const { slot } = shardOf(one.order.id);
@@ -240,7 +232,7 @@ describe("settlement", () => {
     for (const code of one.codes) await redeem(code, one.merchantId);
     await sleep(1_200);
     assert.equal(await one.states(), "REDEEMED REDEEMED");
-    await agedRedemptions(one);
+    await age(one);
     await settledAll(one);
     // 6 % of 1,001 fen are 60.06.
     assert.deepEqual(await balance(one.merchantId), { escrow: 0, payable: 2 * 941, paidOut: 0, currency: "CNY" });
@@ -262,7 +254,7 @@ describe("settlement", () => {
     const ids = (await shop.rows<{ id: Id }>(one.order.id, "select id from settlements where slot = $1 and order_id = $2", [one.order.id])).map(({ id }) => id);
     const claim = () => claimSettlements(platform.databaseOf(shard), shard, ids);
     assert.deepEqual(await claim(), [], "not due");
-    await agedRedemptions(one);
+    await age(one);
     const claims = await claim();
     if (claims.length === 2) {
       assert.deepEqual(await claim(), [], "somebody's");

@@ -71,12 +71,13 @@ export class Shop {
     return this.test.node.platform.databaseOf(shard).query<Row>({ name: `test/${randomUUID()}`, text }, [shard.slot, ...values]);
   }
 
-  /** Waits until every payment and refund has its end. */
+  /** Waits until every payment and refund has its end, or waits for its merchant. */
   async settled(): Promise<void> {
     const unfinished = {
       name: "test/unfinished",
       text: `select (select count(*) from payments where state in ('TRYING', 'CONFIRMING', 'CANCELLING'))
-                  + (select count(*) from refunds where state in ('REQUESTED', 'PROCESSING')) as left`,
+                  + (select count(*) from refunds where state in ('REQUESTED', 'PROCESSING')
+                        and (approve_by is null or approved_at is not null or approve_by <= now())) as left`,
     };
     const { platform } = this.test.node;
     const cities = [...platform.databases.values()].filter(({ city }) => platform.servesCity(city));
