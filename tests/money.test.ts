@@ -29,7 +29,11 @@ after(() => shop.close());
 
 /** A paid order with its vouchers, at 10.01 yuan a unit, 6 % ours. */
 async function bought(quantity: number, of: { perUserLimit?: number; terms?: { anytime?: boolean; expired?: boolean } } = {}) {
-  const deal = await makeDeal(shop.test, { stock: 200, price: 1_001, ...(of.perUserLimit === undefined ? {} : { perUserLimit: of.perUserLimit }) });
+  const deal = await makeDeal(shop.test, {
+    stock: 200,
+    price: 1_001,
+    ...(of.perUserLimit === undefined ? {} : { perUserLimit: of.perUserLimit }),
+  });
   const { anytime = true, expired = true } = of.terms ?? {};
   await shop.rows(deal, "update deals set refund_anytime = $3, refund_expired = $4 where slot = $1 and id = $2", [deal, anytime, expired]);
   const user = await shop.person(200_000);
@@ -67,7 +71,11 @@ async function age(one: Bought, minutes = 121): Promise<void> {
     const { slot } = shardOf(one.order.id);
     const run = (name: string, text: string, values: unknown[]) => tx.query({ name: `test/age-${name}`, text }, values);
     await run("quiet", "set local session_replication_role = replica", []);
-    await run("log", "update redemptions set at = at - make_interval(mins => $3) where slot = $1 and order_id = $2", [slot, one.order.id, minutes]);
+    await run("log", "update redemptions set at = at - make_interval(mins => $3) where slot = $1 and order_id = $2", [
+      slot,
+      one.order.id,
+      minutes,
+    ]);
     await run(
       "vouchers",
       "update vouchers set redeemed_at = redeemed_at - make_interval(mins => $3) where slot = $1 and order_id = $2 and redeemed_at is not null",
@@ -123,7 +131,8 @@ describe("refunds by request", () => {
     await assert.rejects(refund(one, 3), refused("NOT_REFUNDABLE"));
     await assert.rejects(refund({ ...one, user: fixed.user }), refused("ORDER_NOT_FOUND"));
     await assert.rejects(callAs(shop.test.node, listRefunds, { id: one.order.id }, caller(fixed.user)), refused("ORDER_NOT_FOUND"));
-    for (const id of ["16", "4096"]) await assert.rejects(refund({ ...one, order: { ...one.order, id: id as Id } }), refused("ORDER_NOT_FOUND"));
+    for (const id of ["16", "4096"])
+      await assert.rejects(refund({ ...one, order: { ...one.order, id: id as Id } }), refused("ORDER_NOT_FOUND"));
     await shop.addsUp();
   });
 
@@ -148,7 +157,10 @@ describe("refunds by request", () => {
     );
     const counts = tally(results);
     assert.equal(counts["ok"], 12, JSON.stringify(counts));
-    assert.deepEqual(Object.keys(counts).filter((code) => !["ok", "NOT_REFUNDABLE", "VOUCHER_STATE"].includes(code)), []);
+    assert.deepEqual(
+      Object.keys(counts).filter((code) => !["ok", "NOT_REFUNDABLE", "VOUCHER_STATE"].includes(code)),
+      [],
+    );
     await shop.addsUp();
     for (const one of many) assert.match(await one.states(), /^(REDEEMED|REFUNDED) (REDEEMED|REFUNDED)$/);
   });
@@ -164,9 +176,19 @@ describe("reversing", () => {
     assert.deepEqual({ ...(await reverse(one.codes[0]!, one.merchantId, "r1")) }, { ...first, replayed: true });
     assert.deepEqual([await one.status(), await one.states()], ["CONFIRMED", "ISSUED"]);
     await redeem(one.codes[0]!, one.merchantId);
-    const log = await shop.rows<{ kind: string }>(one.order.id, "select kind from redemptions where slot = $1 and order_id = $2 order by id", [one.order.id]);
-    assert.deepEqual(log.map(({ kind }) => kind), ["REDEEM", "REVERSE", "REDEEM"]);
-    await assert.rejects(shop.rows(one.order.id, "delete from redemptions where slot = $1 and order_id = $2", [one.order.id]), /append-only/);
+    const log = await shop.rows<{ kind: string }>(
+      one.order.id,
+      "select kind from redemptions where slot = $1 and order_id = $2 order by id",
+      [one.order.id],
+    );
+    assert.deepEqual(
+      log.map(({ kind }) => kind),
+      ["REDEEM", "REVERSE", "REDEEM"],
+    );
+    await assert.rejects(
+      shop.rows(one.order.id, "delete from redemptions where slot = $1 and order_id = $2", [one.order.id]),
+      /append-only/,
+    );
     await shop.addsUp();
   });
 
@@ -185,7 +207,9 @@ describe("reversing", () => {
     for (const one of many) await redeem(one.codes[0]!, one.merchantId);
     // Due for both at once: as if the platform waited for nothing.
     for (const one of many)
-      await shop.rows(one.order.id, "update settlements set due_at = now(), created_at = now() where slot = $1 and order_id = $2", [one.order.id]);
+      await shop.rows(one.order.id, "update settlements set due_at = now(), created_at = now() where slot = $1 and order_id = $2", [
+        one.order.id,
+      ]);
     const results = await Promise.allSettled(many.map((one) => reverse(one.codes[0]!, one.merchantId)));
     for (const [index, one] of many.entries()) {
       if (results[index]?.status === "fulfilled") assert.equal(await one.states(), "ISSUED");
@@ -251,7 +275,9 @@ describe("settlement", () => {
     for (const code of one.codes) await redeem(code, one.merchantId);
     const shard = shardOf(one.order.id);
     const { platform, broker } = shop.test.node;
-    const ids = (await shop.rows<{ id: Id }>(one.order.id, "select id from settlements where slot = $1 and order_id = $2", [one.order.id])).map(({ id }) => id);
+    const ids = (
+      await shop.rows<{ id: Id }>(one.order.id, "select id from settlements where slot = $1 and order_id = $2", [one.order.id])
+    ).map(({ id }) => id);
     const claim = () => claimSettlements(platform.databaseOf(shard), shard, ids);
     assert.deepEqual(await claim(), [], "not due");
     await age(one);
@@ -324,7 +350,9 @@ describe("a refund after settlement", () => {
     await assert.rejects(payout(one.merchantId, 1), refused("INSUFFICIENT_FUNDS"));
     // The database says so too: not even by a fen, and not by somebody who forgets to ask.
     await assert.rejects(
-      shop.rows(one.order.id, "update accounts set debits_posted = debits_posted + 1 where slot = $1 and account = $2", [`payable:${one.merchantId}`]),
+      shop.rows(one.order.id, "update accounts set debits_posted = debits_posted + 1 where slot = $1 and account = $2", [
+        `payable:${one.merchantId}`,
+      ]),
       /accounts_floor/,
     );
     await shop.addsUp();
@@ -354,8 +382,19 @@ describe("payouts", () => {
     const service = shop.test.node.broker.getLocalService("settlement") as unknown as { payouts: { payOut: unknown } };
     const { payOut } = service.payouts;
     service.payouts.payOut = () => Promise.resolve();
-    const command = { callerId: "16", operation: "settlement.payout", idemKey: undefined, bodyHash: undefined, merchantId: one.merchantId, amount, channel: "moody" };
-    const { id } = await shop.test.node.platform.post<object, { id: PayoutId }>(shard, "payout.request", { ...command, requestId: undefined });
+    const command = {
+      callerId: "16",
+      operation: "settlement.payout",
+      idemKey: undefined,
+      bodyHash: undefined,
+      merchantId: one.merchantId,
+      amount,
+      channel: "moody",
+    };
+    const { id } = await shop.test.node.platform.post<object, { id: PayoutId }>(shard, "payout.request", {
+      ...command,
+      requestId: undefined,
+    });
     await shop.rows(id, "update payouts set next_attempt_at = now() + interval '1 hour' where slot = $1 and id = $2", [id]);
     service.payouts.payOut = payOut;
     return id;
@@ -370,7 +409,9 @@ describe("payouts", () => {
     assert.deepEqual(tally(results), { ok: 2, INSUFFICIENT_FUNDS: 3 });
     const last = await payout(one.merchantId, 82, "last");
     assert.deepEqual({ ...(await payout(one.merchantId, 82, "last")) }, { ...last, replayed: true });
-    await eventually(async () => assert.deepEqual(await balance(one.merchantId), { escrow: 0, payable: 0, paidOut: 1_882, currency: "CNY" }));
+    await eventually(async () =>
+      assert.deepEqual(await balance(one.merchantId), { escrow: 0, payable: 0, paidOut: 1_882, currency: "CNY" }),
+    );
     await shop.addsUp();
   });
 
@@ -405,7 +446,10 @@ describe("payouts", () => {
     replies.push({ status: "PAID" });
     await advance(returned);
     assert.equal((await balance(one.merchantId)).paidOut, 541);
-    assert.deepEqual(await Promise.all([tell(returned, "return"), tell(returned, "return")]), [{ status: "RETURNED" }, { status: "RETURNED" }]);
+    assert.deepEqual(await Promise.all([tell(returned, "return"), tell(returned, "return")]), [
+      { status: "RETURNED" },
+      { status: "RETURNED" },
+    ]);
     assert.equal((await tell(refusedOne, "pay")).status, "FAILED");
     assert.deepEqual(await balance(one.merchantId), { escrow: 0, payable: 941, paidOut: 0, currency: "CNY" });
     await shop.addsUp();

@@ -225,6 +225,93 @@ const CORRUPTIONS: readonly Corruption[] = [
     sql: (w) => `update vouchers set consumer_id = 7 where order_id = ${w.confirmed.row.id} and unit = 0`,
     caught: ["vouchers.owner"],
   },
+  // The books.
+  {
+    what: "a transfer is taken out of the chain",
+    sql: (w) => `delete from transfers where business_key = '${w.payment.row.id}' and state = 'POSTED'`,
+    caught: ["ledger.chain", "ledger.accounts", "books.payments", "loop.closed"],
+  },
+  {
+    what: "a hash is changed",
+    sql: (w) => `update transfers set hash = sha256(hash) where business_key = '${w.payment.row.id}' and state = 'POSTED'`,
+    caught: ["ledger.chain"],
+  },
+  {
+    what: "a transfer's amount is changed",
+    sql: (w) => `update transfers set amount = amount + 1 where business_key = '${w.payment.row.id}' and state = 'POSTED'`,
+    caught: ["ledger.chain", "ledger.accounts", "ledger.transfers", "books.payments", "loop.closed"],
+  },
+  {
+    what: "the last transfer of a slot is forgotten",
+    sql: (w) => `update chain_heads set seq = seq + 1 where slot = ${w.shard.slot}`,
+    caught: ["ledger.chain"],
+  },
+  {
+    what: "an escrow holds a fen more than was paid",
+    sql: (w) => `update accounts set credits_posted = credits_posted + 1 where account = 'escrow:${w.deal.merchantId}'`,
+    caught: ["ledger.accounts", "ledger.balanced", "books.escrow"],
+  },
+  {
+    what: "a cancelled payment leaves its promise open",
+    sql: (w) => `delete from transfers where business_key = '${w.refused.row.id}' and state = 'VOIDED'`,
+    caught: ["ledger.chain", "ledger.accounts", "books.payments"],
+  },
+  {
+    what: "a promise is never kept",
+    sql: (w) => `update transfers set at = at - interval '1 hour' where business_key = '${w.trying.row.id}'`,
+    caught: ["ledger.chain", "ledger.promises"],
+  },
+  // Wallets, and what crosses databases.
+  {
+    what: "a wallet loses its floor",
+    at: 0,
+    sql: (w) => `update accounts set floored = false where account = 'wallet:${w.users[0].id}'`,
+    caught: ["users:ledger.floors"],
+  },
+  {
+    what: "a top-up says more than was credited",
+    at: 1,
+    sql: (w) => `update topups set amount = amount + 1 where user_id = ${w.users[1].id}`,
+    caught: ["users:books.topups"],
+  },
+  {
+    what: "a wallet has a fen too much",
+    at: 2,
+    sql: (w) => `update accounts set credits_posted = credits_posted + 1 where account = 'wallet:${w.users[2].id}'`,
+    caught: ["users:ledger.accounts", "users:ledger.balanced"],
+  },
+  {
+    what: "a wallet's half of a payment is missing",
+    at: 1,
+    sql: (w) => `delete from transfers where business_key = '${w.payment.row.id}' and state = 'POSTED'`,
+    caught: ["users:ledger.chain", "users:ledger.accounts", "loop.closed"],
+  },
+  {
+    what: "a consumer cannot find an order",
+    at: 1,
+    sql: (w) => `delete from order_index where order_id = ${w.confirmed.row.id}`,
+    caught: ["events.order-index"],
+  },
+  {
+    what: "a consumer finds an order that is not there",
+    at: 1,
+    sql: (w) => `insert into order_index values (${slotOf(w.users[1].id)}, ${w.users[1].id}, ${w.spare[1]})`,
+    caught: ["events.order-index"],
+  },
+  {
+    what: "a merchant is in a slot that is not its id's",
+    sql: (w) =>
+      `insert into merchants (slot, id, name, commission_bps, owner_id, owner_username) values (${w.shard.slot}, ${BigInt(w.spare[2]) ^ 1n}, '', 0, 1, '')`,
+    caught: ["addresses.city"],
+  },
+  {
+    what: "a user is in a slot that is not the id's",
+    at: 3,
+    sql: (w) =>
+      `insert into users (slot, id, username, password_hash, roles) values (${slotOf(w.users[3].id)}, ${BigInt(w.users[3].id) ^ 1n}, 'x', '', '{}')`,
+    caught: ["users:addresses.user"],
+  },
+  // What happened at the bar, and units given back.
   {
     what: "a redemption leaves no trace",
     sql: (w) => `delete from redemptions where order_id = ${w.half.row.id}`,
@@ -314,92 +401,6 @@ const CORRUPTIONS: readonly Corruption[] = [
     what: "a payable may be overdrawn by a payout",
     sql: (w) => `update accounts set overdrawn = 1 where account = 'payable:${w.settling.merchantId}'`,
     caught: ["ledger.overdrawn"],
-  },
-  // The books.
-  {
-    what: "a transfer is taken out of the chain",
-    sql: (w) => `delete from transfers where business_key = '${w.payment.row.id}' and state = 'POSTED'`,
-    caught: ["ledger.chain", "ledger.accounts", "books.payments", "loop.closed"],
-  },
-  {
-    what: "a hash is changed",
-    sql: (w) => `update transfers set hash = sha256(hash) where business_key = '${w.payment.row.id}' and state = 'POSTED'`,
-    caught: ["ledger.chain"],
-  },
-  {
-    what: "a transfer's amount is changed",
-    sql: (w) => `update transfers set amount = amount + 1 where business_key = '${w.payment.row.id}' and state = 'POSTED'`,
-    caught: ["ledger.chain", "ledger.accounts", "ledger.transfers", "books.payments", "loop.closed"],
-  },
-  {
-    what: "the last transfer of a slot is forgotten",
-    sql: (w) => `update chain_heads set seq = seq + 1 where slot = ${w.shard.slot}`,
-    caught: ["ledger.chain"],
-  },
-  {
-    what: "an escrow holds a fen more than was paid",
-    sql: (w) => `update accounts set credits_posted = credits_posted + 1 where account = 'escrow:${w.deal.merchantId}'`,
-    caught: ["ledger.accounts", "ledger.balanced", "books.escrow"],
-  },
-  {
-    what: "a cancelled payment leaves its promise open",
-    sql: (w) => `delete from transfers where business_key = '${w.refused.row.id}' and state = 'VOIDED'`,
-    caught: ["ledger.chain", "ledger.accounts", "books.payments"],
-  },
-  {
-    what: "a promise is never kept",
-    sql: (w) => `update transfers set at = at - interval '1 hour' where business_key = '${w.trying.row.id}'`,
-    caught: ["ledger.chain", "ledger.promises"],
-  },
-  // Wallets, and what crosses databases.
-  {
-    what: "a wallet loses its floor",
-    at: 0,
-    sql: (w) => `update accounts set floored = false where account = 'wallet:${w.users[0].id}'`,
-    caught: ["users:ledger.floors"],
-  },
-  {
-    what: "a top-up says more than was credited",
-    at: 1,
-    sql: (w) => `update topups set amount = amount + 1 where user_id = ${w.users[1].id}`,
-    caught: ["users:books.topups"],
-  },
-  {
-    what: "a wallet has a fen too much",
-    at: 2,
-    sql: (w) => `update accounts set credits_posted = credits_posted + 1 where account = 'wallet:${w.users[2].id}'`,
-    caught: ["users:ledger.accounts", "users:ledger.balanced"],
-  },
-  {
-    what: "a wallet's half of a payment is missing",
-    at: 1,
-    sql: (w) => `delete from transfers where business_key = '${w.payment.row.id}' and state = 'POSTED'`,
-    caught: ["users:ledger.chain", "users:ledger.accounts", "loop.closed"],
-  },
-  {
-    what: "a consumer cannot find an order",
-    at: 1,
-    sql: (w) => `delete from order_index where order_id = ${w.confirmed.row.id}`,
-    caught: ["events.order-index"],
-  },
-  {
-    what: "a consumer finds an order that is not there",
-    at: 1,
-    sql: (w) => `insert into order_index values (${slotOf(w.users[1].id)}, ${w.users[1].id}, ${w.spare[1]})`,
-    caught: ["events.order-index"],
-  },
-  {
-    what: "a merchant is in a slot that is not its id's",
-    sql: (w) =>
-      `insert into merchants (slot, id, name, commission_bps, owner_id, owner_username) values (${w.shard.slot}, ${BigInt(w.spare[2]) ^ 1n}, '', 0, 1, '')`,
-    caught: ["addresses.city"],
-  },
-  {
-    what: "a user is in a slot that is not the id's",
-    at: 3,
-    sql: (w) =>
-      `insert into users (slot, id, username, password_hash, roles) values (${slotOf(w.users[3].id)}, ${BigInt(w.users[3].id) ^ 1n}, 'x', '', '{}')`,
-    caught: ["users:addresses.user"],
   },
 ];
 

@@ -14,7 +14,8 @@ export function split(gross: Fen, commissionBps: number): Split {
 }
 
 /** When nobody may reverse a redemption any more. */
-export const reversibleUntil = (redeemedAt: Date, reversalMinutes: number): Date => new Date(redeemedAt.getTime() + reversalMinutes * 60_000);
+export const reversibleUntil = (redeemedAt: Date, reversalMinutes: number): Date =>
+  new Date(redeemedAt.getTime() + reversalMinutes * 60_000);
 
 /** When a redeemed unit falls due: after the reversal window, and what the platform waits beyond it. */
 export const settleAt = (redeemedAt: Date, wait: { readonly reversalMinutes: number; readonly settlementDelayMinutes: number }): Date =>

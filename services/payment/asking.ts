@@ -110,7 +110,9 @@ export const approveDrain =
   (due: (shard: Shard) => void) =>
   async (work: Work, commands: readonly KeyedApproval[]): Promise<(Shown | DomainError)[]> => {
     const { shard, now } = work;
-    const refunds = new Map((await lockRefunds(work, shard, commands.map(({ refundId }) => refundId).toSorted())).map((row) => [row.id as string, row]));
+    const refunds = new Map(
+      (await lockRefunds(work, shard, commands.map(({ refundId }) => refundId).toSorted())).map((row) => [row.id as string, row]),
+    );
     const found = commands.map(({ refundId, merchantId }) => {
       const refund = refunds.get(refundId);
       return refund?.used && refund.merchantId === merchantId ? refund : undefined;

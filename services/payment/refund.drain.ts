@@ -33,7 +33,7 @@ const transferOf = (refund: RefundRow, kind: TransferRequest["kind"]): TransferR
 /** What was settled of used units, back into escrow: from where it goes the way of every refund. Only this may take a payable below zero. */
 function clawback({ id, orderId, merchantId, amount, commission, used }: RefundRow): TransferRequest[] {
   if (!used) return [];
-  const common = { kind: "post", businessKey: id, credit: escrowOf(merchantId), orderId } as const;
+  const common = { kind: "post", businessKey: id, credit: escrowOf(merchantId), orderId, fresh: true } as const;
   const net = fen(amount - commission);
   return [
     ...(net > 0n ? [{ ...common, code: "clawback" as const, debit: payableOf(merchantId), amount: net }] : []),
@@ -63,7 +63,8 @@ export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promis
     enterPhase(work, shard.slot, CITY_BRANCH, "try", idsOf(refunds)),
     bookTransfers(
       work,
-      refunds.flatMap((refund) => [...clawback(refund), transferOf(refund, "pend")]),
+      // Locked and REQUESTED: nothing of them is booked yet.
+      refunds.flatMap((refund) => [...clawback(refund), { ...transferOf(refund, "pend"), fresh: true }]),
     ),
   ]);
   return lists.map(() => null);

@@ -14,7 +14,8 @@ import { requestRefunds } from "./refund.store.ts";
 export async function giveBackUnits(work: Work, refunds: readonly UnitRefund[]): Promise<void> {
   const { shard, now } = work;
   const unused = refunds.filter(({ used }) => !used);
-  const marked = (some: readonly UnitRefund[]) => some.flatMap(({ id, vouchers }) => vouchers.map((voucher) => ({ id: voucher, refundId: id })));
+  const marked = (some: readonly UnitRefund[]) =>
+    some.flatMap(({ id, vouchers }) => vouchers.map((voucher) => ({ id: voucher, refundId: id })));
   invariant(
     refunds.every(({ quantity, vouchers }) => quantity === vouchers.length && quantity > 0),
     "a refund of units has its units",

@@ -16,11 +16,7 @@ export const makeSettleDrain =
     const { shard, now } = work;
     const claims = lists.flat();
     // Vouchers before settlements: a reversal takes them in this order too.
-    const vouchers = await lockVoucherStates(
-      work,
-      shard,
-      [...new Set(claims.map(({ voucherId }): VoucherId => voucherId))].sort(),
-    );
+    const vouchers = await lockVoucherStates(work, shard, [...new Set(claims.map(({ voucherId }): VoucherId => voucherId))].sort());
     const settlements = await lockSettlements(work, shard, [...new Set(claims.map(({ id }) => id))]);
     const { settled, failed } = decideSettling(claims, settlements, vouchers);
     await Promise.all([

@@ -159,7 +159,11 @@ export const claimSettlements = (db: Queryable, shard: Shard, ids: readonly stri
   db.query<Claim>(CLAIM, [shard.slot, ids.toSorted(), LIMITS.settlementLeaseMs / 1_000]);
 
 /** Locked in the order of their ids. */
-export async function lockSettlements(tx: Queryable, shard: Shard, ids: readonly SettlementId[]): Promise<Map<SettlementId, SettlementRow>> {
+export async function lockSettlements(
+  tx: Queryable,
+  shard: Shard,
+  ids: readonly SettlementId[],
+): Promise<Map<SettlementId, SettlementRow>> {
   const rows = await tx.query<{
     id: SettlementId;
     voucher_id: VoucherId;

@@ -25,59 +25,59 @@ export interface KeyedRedeem extends Keyed, RedeemCommand {
 export const makeRedeemDrain =
   (wait: TradeSettings) =>
   async (work: Work, commands: readonly KeyedRedeem[]): Promise<(Answer<typeof redeemVoucher> | DomainError)[]> => {
-  const { shard, now } = work;
-  const orderIds = await findOrdersOfCodes(
-    work,
-    shard,
-    commands.map(({ code }) => code),
-  );
-  const [orders, vouchers] = await Promise.all([lockOrders(work, shard, orderIds), lockVouchers(work, shard, orderIds)]);
-  const { outcomes, writes } = decideRedeem({ vouchers }, commands, now);
-  const requestOf = new Map(commands.map((command) => [command.code, command]));
-  const actorOf = (voucher: VoucherRow): string | undefined => requestOf.get(voucher.code)?.callerId;
-  const ids = await work.mint(2 * writes.redeemed.length);
-  const completed = writes.completed.map((id): OrderRow => {
-    const order = orders.get(id);
-    invariant(order !== undefined, "the order of a voucher is there");
-    return { ...order, state: "COMPLETED" };
-  });
-  await Promise.all([
-    moveOrders(work, shard, writes.completed, { from: "CONFIRMED", to: "COMPLETED", endedAt: now }),
-    redeemVouchers(
+    const { shard, now } = work;
+    const orderIds = await findOrdersOfCodes(
       work,
       shard,
-      writes.redeemed.map(({ id }) => id),
-      now,
-    ),
-    logRedemptions(
-      work,
-      shard,
-      "REDEEM",
-      writes.redeemed.map((voucher) => ({ id: ids.pop() as RedemptionId, voucher, actor: actorOf(voucher) })),
-      now,
-    ),
-    openSettlements(
-      work,
-      shard,
-      writes.redeemed.map((voucher) => openSettlement(voucher, orders.get(voucher.orderId), ids.pop() as SettlementId)),
-      { now, dueAt: settleAt(now, wait) },
-    ),
-    appendEvents(work, shard, [
-      ...writes.redeemed.map(({ id, code, orderId, consumerId, dealId, merchantId }) => ({
-        type: "voucher.redeemed" as const,
-        subject: id,
-        actor: requestOf.get(code)?.callerId,
-        requestId: requestOf.get(code)?.requestId,
-        idemKey: requestOf.get(code)?.idemKey,
-        data: { orderId, consumerId, dealId, merchantId },
-      })),
-      ...completed.map((order) => orderMoved(order, "CONFIRMED")),
-    ]),
-  ]);
-  return outcomes.map((outcome) =>
-    isRefusal(outcome) ? outcome : { orderId: outcome.orderId, dealId: outcome.dealId, status: "REDEEMED" },
-  );
-};
+      commands.map(({ code }) => code),
+    );
+    const [orders, vouchers] = await Promise.all([lockOrders(work, shard, orderIds), lockVouchers(work, shard, orderIds)]);
+    const { outcomes, writes } = decideRedeem({ vouchers }, commands, now);
+    const requestOf = new Map(commands.map((command) => [command.code, command]));
+    const actorOf = (voucher: VoucherRow): string | undefined => requestOf.get(voucher.code)?.callerId;
+    const ids = await work.mint(2 * writes.redeemed.length);
+    const completed = writes.completed.map((id): OrderRow => {
+      const order = orders.get(id);
+      invariant(order !== undefined, "the order of a voucher is there");
+      return { ...order, state: "COMPLETED" };
+    });
+    await Promise.all([
+      moveOrders(work, shard, writes.completed, { from: "CONFIRMED", to: "COMPLETED", endedAt: now }),
+      redeemVouchers(
+        work,
+        shard,
+        writes.redeemed.map(({ id }) => id),
+        now,
+      ),
+      logRedemptions(
+        work,
+        shard,
+        "REDEEM",
+        writes.redeemed.map((voucher) => ({ id: ids.pop() as RedemptionId, voucher, actor: actorOf(voucher) })),
+        now,
+      ),
+      openSettlements(
+        work,
+        shard,
+        writes.redeemed.map((voucher) => openSettlement(voucher, orders.get(voucher.orderId), ids.pop() as SettlementId)),
+        { now, dueAt: settleAt(now, wait) },
+      ),
+      appendEvents(work, shard, [
+        ...writes.redeemed.map(({ id, code, orderId, consumerId, dealId, merchantId }) => ({
+          type: "voucher.redeemed" as const,
+          subject: id,
+          actor: requestOf.get(code)?.callerId,
+          requestId: requestOf.get(code)?.requestId,
+          idemKey: requestOf.get(code)?.idemKey,
+          data: { orderId, consumerId, dealId, merchantId },
+        })),
+        ...completed.map((order) => orderMoved(order, "CONFIRMED")),
+      ]),
+    ]);
+    return outcomes.map((outcome) =>
+      isRefusal(outcome) ? outcome : { orderId: outcome.orderId, dealId: outcome.dealId, status: "REDEEMED" },
+    );
+  };
 
 /** What the merchant will have of it, at the rate fixed on the order. */
 function openSettlement(voucher: VoucherRow, order: OrderRow | undefined, id: SettlementId): NewSettlement {

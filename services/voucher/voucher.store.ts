@@ -202,9 +202,9 @@ export const findLapsed = (tx: Queryable, slots: readonly number[], limit: numbe
 /** What each deal says of refunds. */
 export const findRefundTerms = async (tx: Queryable, shard: Shard, deals: readonly DealId[]): Promise<Map<DealId, RefundTerms>> =>
   new Map(
-    (
-      await tx.query<{ id: DealId; refund_anytime: boolean; refund_expired: boolean }>(TERMS, [shard.slot, [...new Set(deals)]])
-    ).map((row) => [row.id, { refundAnytime: row.refund_anytime, refundExpired: row.refund_expired }]),
+    (await tx.query<{ id: DealId; refund_anytime: boolean; refund_expired: boolean }>(TERMS, [shard.slot, [...new Set(deals)]])).map(
+      (row) => [row.id, { refundAnytime: row.refund_anytime, refundExpired: row.refund_expired }],
+    ),
   );
 
 export async function redeemVouchers(tx: Queryable, shard: Shard, ids: readonly VoucherId[], now: Date): Promise<void> {
@@ -232,6 +232,5 @@ export async function refundVouchers(
   shard: Shard,
   refunds: readonly { readonly id: RefundId; readonly orderId: OrderId }[],
 ): Promise<void> {
-  if (refunds.length > 0)
-    await tx.query(REFUNDED, [shard.slot, refunds.map(({ orderId }) => orderId), refunds.map(({ id }) => id)]);
+  if (refunds.length > 0) await tx.query(REFUNDED, [shard.slot, refunds.map(({ orderId }) => orderId), refunds.map(({ id }) => id)]);
 }

@@ -6,7 +6,14 @@ const EVERYWHERE = {
   uniqueIndexes: ["transfers_business_key", "transfers_pkey", "transfers_pending"],
 } as const;
 const IN_CITIES = {
-  constraints: [...EVERYWHERE.constraints, "accounts_overdrawn", "stock_not_oversold", "orders_check", "quotas_within_cap", "groups_not_overfull"],
+  constraints: [
+    ...EVERYWHERE.constraints,
+    "accounts_overdrawn",
+    "stock_not_oversold",
+    "orders_check",
+    "quotas_within_cap",
+    "groups_not_overfull",
+  ],
   uniqueIndexes: [
     ...EVERYWHERE.uniqueIndexes,
     "orders_idem_key",

@@ -76,7 +76,8 @@ export const PAYMENT_CHECKS: readonly Check[] = [
   {
     name: "refunds.units",
     scope: "city",
-    proves: "a refund of an order with vouchers is of whole units, at what was paid for each: unused ones on their way back, or settled ones",
+    proves:
+      "a refund of an order with vouchers is of whole units, at what was paid for each: unused ones on their way back, or settled ones",
     statement: `
       select slot, id, r.order_id, r.state, r.quantity, v.units, r.amount, v.amount as units_amount
         from (select r.* from refunds r where exists (select from vouchers v where v.slot = r.slot and v.order_id = r.order_id)) r

@@ -19,7 +19,8 @@ export const SETTLEMENT_CHECKS: readonly Check[] = [
   {
     name: "settlements.redeemed",
     scope: "city",
-    proves: "every redeemed voucher has one settlement, of its amount and its merchant's, and is SETTLED exactly when that has succeeded; no other has one",
+    proves:
+      "every redeemed voucher has one settlement, of its amount and its merchant's, and is SETTLED exactly when that has succeeded; no other has one",
     statement: `
       select slot, voucher_id, v.state, v.amount, s.settlements, s.state as settlement_state, s.gross
         from (select slot, id as voucher_id, order_id, merchant_id, amount, state, redeemed_at from vouchers) v
@@ -63,7 +64,8 @@ export const SETTLEMENT_CHECKS: readonly Check[] = [
   {
     name: "books.settlements",
     scope: "city",
-    proves: "a settlement has succeeded exactly when both its parts are posted from its merchant's escrow: to the payable, and to our commission",
+    proves:
+      "a settlement has succeeded exactly when both its parts are posted from its merchant's escrow: to the payable, and to our commission",
     statement: `
       ${pairs(`${SETTLED}, gross - commission as amount, 'payable:' || merchant_id as credit from settlements where state = 'SUCCESS' and gross > commission`, "settle")}
       union all
@@ -72,7 +74,8 @@ export const SETTLEMENT_CHECKS: readonly Check[] = [
   {
     name: "books.clawbacks",
     scope: "city",
-    proves: "a refund of used units is under way exactly when both parts of what was settled for them are back in escrow, and our part is what it was",
+    proves:
+      "a refund of used units is under way exactly when both parts of what was settled for them are back in escrow, and our part is what it was",
     statement: `
       ${pairs(`${CLAWED}, amount - commission as amount, 'payable:' || merchant_id as debit from refunds where used and state <> 'REQUESTED' and amount > commission`, "clawback")}
       union all

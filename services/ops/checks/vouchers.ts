@@ -45,7 +45,8 @@ export const VOUCHER_CHECKS: readonly Check[] = [
   {
     name: "vouchers.redemptions",
     scope: "city",
-    proves: "redemptions and reversals of a voucher alternate, at its own merchant's, and the last is a redemption exactly when it is redeemed",
+    proves:
+      "redemptions and reversals of a voucher alternate, at its own merchant's, and the last is a redemption exactly when it is redeemed",
     statement: `
       select slot, voucher_id, v.state, v.redeemed_at, r.kinds, r.last_at
         from (select slot, id as voucher_id, merchant_id, state, redeemed_at from vouchers) v
