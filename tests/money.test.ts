@@ -325,7 +325,7 @@ describe("a refund after settlement", () => {
       refused("REFUND_NOT_FOUND"),
     );
     // Nothing moves without a word, whoever pushes.
-    await shop.test.node.platform.post<readonly RefundId[], null>(shardOf(one.order.id), "refund.try", [asked.id as Id as RefundId]);
+    await shop.test.node.platform.post<readonly RefundId[], null>(shardOf(one.order.id), "refund.try", [asked.id as RefundId]);
     assert.equal(await shop.stateOf("refunds", asked.id), "REQUESTED");
     assert.equal((await balance(one.merchantId)).payable, 2 * 941);
     const approve = () => callAs(shop.test.node, approveRefund, { id: one.merchantId, refundId: asked.id }, staff(one.merchantId));

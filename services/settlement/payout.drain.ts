@@ -108,7 +108,7 @@ export const makeTellPayoutsDrain =
 function paidOut(moves: readonly PayoutMove[]): Map<MerchantId, bigint> {
   const changes = new Map<MerchantId, bigint>();
   for (const { payout, to } of moves) {
-    const by = to === "SUCCEEDED" ? payout.amount : to === "RETURNED" ? -payout.amount : 0n;
+    const by = to === "SUCCEEDED" ? payout.amount : to === "RETURNED" ? 0n - payout.amount : 0n;
     changes.set(payout.merchantId, (changes.get(payout.merchantId) ?? 0n) + by);
   }
   return changes;

@@ -155,7 +155,7 @@ async function advance(this: This, ctx: Ctx<typeof advancePayouts>): Promise<und
 
 async function tell(this: This, ctx: Ctx<typeof tellPayout>): Promise<Answer<typeof tellPayout>> {
   const { id, event, reason } = ctx.params;
-  const status = await this.payouts.tell({ id: id as Id as PayoutId, event, reason });
+  const status = await this.payouts.tell({ id: id as PayoutId, event, reason });
   return status === undefined ? {} : { status };
 }
 
@@ -169,7 +169,7 @@ function seen(platform: Platform, ctx: Context<unknown, CallMeta>, id: Id): { me
   const { merchantId, roles } = callerOf(ctx);
   const mayRead = merchantId === id || roles.includes("finance") || roles.includes("admin");
   if (!mayRead || !platform.servesCity(cityOf(id))) return raise(DEAL_ERRORS, "MERCHANT_NOT_FOUND", { merchantId: id });
-  return { merchantId: id as Id as MerchantId, shard: shardOf(id) };
+  return { merchantId: id as MerchantId, shard: shardOf(id) };
 }
 
 function callerOf(ctx: Context<unknown, CallMeta>): Caller {

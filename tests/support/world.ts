@@ -405,8 +405,8 @@ export class World {
       created_at: this.at,
       ended_at: ended ? this.at : null,
     });
-    const payout = { id: id as Id as PayoutId, merchantId: deal.merchantId as MerchantId, channel: "bank", amount: fen(amount) };
-    const whole = { ...payout, state: "PROCESSING" as const, requestedBy: row.requested_by as Id as UserId };
+    const payout = { id: id as PayoutId, merchantId: deal.merchantId as MerchantId, channel: "bank", amount: fen(amount) };
+    const whole = { ...payout, state: "PROCESSING" as const, requestedBy: row.requested_by as UserId };
     this.transfer(deal.shard, requestTransfer(whole));
     const words = { PROCESSING: [], SUCCEEDED: ["pay"], FAILED: ["refuse"], RETURNED: ["pay", "return"] } as const;
     const told = words[state].map((event) => ({ id: payout.id, event, reason: undefined }));
