@@ -297,6 +297,48 @@ describe("settlement", () => {
     await shop.addsUp();
   });
 
+  it("takes a hundred vouchers in one batch as it takes one", async () => {
+    const one = await settledOrder(99);
+    assert.deepEqual(await balance(one.merchantId), { escrow: 0, payable: 99 * 941, paidOut: 0, currency: "CNY" });
+    const transfers = await shop.rows<{ code: string; transfers: string }>(
+      one.order.id,
+      "select code, count(distinct business_key) as transfers from transfers where slot = $1 and order_id = $2 and code in ('settle', 'commission') group by code order by code",
+      [one.order.id],
+    );
+    assert.deepEqual(
+      transfers.map(({ code, transfers: count }) => [code, count]),
+      [
+        ["commission", "99"],
+        ["settle", "99"],
+      ],
+    );
+    await shop.addsUp();
+  });
+
+  it("of a voucher that is not redeemed fails, moves nothing, and waits for a person", async () => {
+    const one = await bought(1);
+    await redeem(one.codes[0]!, one.merchantId);
+    await shop.rows(one.order.id, "update vouchers set state = 'ISSUED' where slot = $1 and order_id = $2", [one.order.id]);
+    await age(one);
+    const state = () =>
+      shop.rows<{ state: string; reason: string }>(
+        one.order.id,
+        "select state, reason from settlements where slot = $1 and order_id = $2",
+        [one.order.id],
+      );
+    await eventually(async () => assert.deepEqual(await state(), [{ state: "FAILED", reason: "VOUCHER_ISSUED" }]));
+    assert.deepEqual(await balance(one.merchantId), { escrow: 1_001, payable: 0, paidOut: 0, currency: "CNY" });
+    // The person finds the voucher used after all, and has it settled.
+    await shop.rows(one.order.id, "update vouchers set state = 'REDEEMED' where slot = $1 and order_id = $2", [one.order.id]);
+    await shop.rows(
+      one.order.id,
+      "update settlements set state = 'INIT', reason = null, ended_at = null where slot = $1 and order_id = $2",
+      [one.order.id],
+    );
+    await settledAll(one);
+    await shop.addsUp();
+  });
+
   it("is its merchant's to see, and finance's and the administrators'", async () => {
     const one = await bought(1);
     for (const action of [merchantBalance, listSettlements]) {
