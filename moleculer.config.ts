@@ -32,6 +32,7 @@ export const SERVICES = [
   "order",
   "payment",
   "voucher",
+  "settlement",
   "search",
   "search-index",
   "notify",
@@ -48,7 +49,7 @@ export type ServiceName = (typeof SERVICES)[number];
  */
 export const ROLES = {
   gateway: ["probe", "notify", "gateway"],
-  worker: ["probe", "user", "wallet", "merchant", "stock", "group", "deal", "order", "payment", "voucher", "search"],
+  worker: ["probe", "user", "wallet", "merchant", "stock", "group", "deal", "order", "payment", "voucher", "settlement", "search"],
   jobs: ["probe", "search-index", "notify", "order-index", "journal", "ops"],
 } as const satisfies Record<string, readonly ServiceName[]>;
 export type RoleName = keyof typeof ROLES;

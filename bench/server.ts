@@ -30,7 +30,11 @@ const node = await makeNode({
   keyspaces,
   urlOf: (database) => postgres.url(database),
   services: SERVICES,
-  trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
+  trade: {
+    orderTtlSeconds: settings.orderTtlSeconds,
+    reversalMinutes: settings.reversalMinutes,
+    settlementDelayMinutes: settings.settlementDelayMinutes,
+  },
   logLevel: settings.logLevel,
   settings: {
     user: { jwtSecret, adminPassword: settings.adminPassword ?? dataDir.secret("admin-password") },

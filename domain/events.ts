@@ -1,7 +1,8 @@
 /** What can happen, by name, and what each event tells. Consumers rely on these fields; adding one is safe, taking one away is not. */
-import type { DealId, GroupId, MerchantId, OrderId, PaymentId, RefundId, UserId } from "./ids.ts";
+import type { DealId, GroupId, MerchantId, OrderId, PaymentId, PayoutId, RefundId, SettlementId, UserId, VoucherId } from "./ids.ts";
 import type { DealState } from "./deal/state.ts";
 import type { OrderState } from "./order/state.ts";
+import type { PayoutState } from "./payout/state.ts";
 
 interface OrderFacts {
   readonly orderId: OrderId;
@@ -11,6 +12,26 @@ interface OrderFacts {
   readonly groupId?: GroupId;
   readonly quantity: number;
   /** Fen. */
+  readonly amount: number;
+}
+
+interface UnitFacts {
+  readonly orderId: OrderId;
+  readonly consumerId: UserId;
+  readonly dealId: DealId;
+  readonly merchantId: MerchantId;
+}
+interface SettlementFacts {
+  readonly settlementId: SettlementId;
+  readonly voucherId: VoucherId;
+  readonly orderId: OrderId;
+  readonly merchantId: MerchantId;
+}
+interface PayoutFacts {
+  readonly payoutId: PayoutId;
+  readonly merchantId: MerchantId;
+  readonly requestedBy: UserId;
+  readonly channel: string;
   readonly amount: number;
 }
 
@@ -56,12 +77,29 @@ export interface EventData {
     readonly amount: number;
   };
   readonly "voucher.issued": { readonly orderId: OrderId; readonly consumerId: UserId; readonly dealId: DealId; readonly quantity: number };
-  readonly "voucher.redeemed": {
+  readonly "voucher.redeemed": UnitFacts;
+  readonly "voucher.reversed": UnitFacts;
+  /** The lapsed units of one order: on their way back to the consumer, or forfeited. */
+  readonly "voucher.expired": UnitFacts & { readonly quantity: number; readonly amount: number; readonly refunded: boolean };
+  readonly "refund.approvalAsked": {
+    readonly refundId: RefundId;
+    readonly orderId: OrderId;
+    readonly merchantId: MerchantId;
+    readonly ownerId: UserId;
+    readonly amount: number;
+    readonly approveBy: string;
+  };
+  readonly "refund.approved": {
+    readonly refundId: RefundId;
     readonly orderId: OrderId;
     readonly consumerId: UserId;
-    readonly dealId: DealId;
     readonly merchantId: MerchantId;
+    readonly amount: number;
   };
+  readonly "settlement.succeeded": SettlementFacts & { readonly gross: number; readonly commission: number; readonly net: number };
+  readonly "settlement.failed": SettlementFacts & { readonly reason: string };
+  readonly "payout.requested": PayoutFacts;
+  readonly "payout.moved": PayoutFacts & { readonly from: PayoutState; readonly to: PayoutState; readonly reason?: string };
   readonly "wallet.toppedUp": { readonly topupId: string; readonly userId: UserId; readonly amount: number };
 }
 export type EventType = keyof EventData;

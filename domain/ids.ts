@@ -15,6 +15,9 @@ export type OrderId = Id<"order">;
 export type PaymentId = Id<"payment">;
 export type RefundId = Id<"refund">;
 export type VoucherId = Id<"voucher">;
+export type SettlementId = Id<"settlement">;
+export type PayoutId = Id<"payout">;
+export type RedemptionId = Id<"redemption">;
 export type TransferId = Id<"transfer">;
 
 /** 16 slots a city, as the original has (`merchant_id % 16`): a city split over 4 servers still moves 4 slots at a time. */

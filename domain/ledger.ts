@@ -10,7 +10,24 @@ import type { Fen } from "./money.ts";
 
 export type TransferState = "PENDING" | "POSTED" | "VOIDED";
 /** What a transfer is for; with the business key (top-up, payment or refund id) it names one business event. */
-export type TransferCode = "topup" | "pay" | "refund";
+export type TransferCode =
+  | "topup"
+  | "pay"
+  | "refund"
+  // A settled voucher: the merchant's part and ours.
+  | "settle"
+  | "commission"
+  // A refund after settlement, on its way back to escrow: from the payable, and from our part.
+  | "clawback"
+  | "commission-back"
+  // A voucher that lapsed and is not refunded.
+  | "breakage"
+  // Asked for; paid by the channel; come back from it.
+  | "payout"
+  | "payout-paid"
+  | "payout-returned";
+/** The one kind of transfer that may take from a payable what is not there. */
+const OVERDRAWS: TransferCode = "clawback";
 
 export interface TransferRequest {
   /** `post` moves at once, `pend` promises, `post-pending` keeps a promise, `void-pending` gives it up. */
@@ -84,10 +101,16 @@ export interface Posting {
   readonly head: ChainHead;
   /** What each touched account changes by. */
   readonly changes: ReadonlyMap<string, Balance>;
+  /** What clawbacks took from accounts that was not there. */
+  readonly overdrawn: ReadonlyMap<string, bigint>;
 }
 
-/** Wallets and payables: what is spent or promised never exceeds what is there. The CHECK `accounts_floor` says the same. */
-export const isFloored = (account: string): boolean => account.startsWith("wallet:") || account.startsWith("payable:");
+export const isPayable = (account: string): boolean => account.startsWith("payable:");
+/**
+ * Wallets and payables: what is spent or promised never exceeds what is there, but for clawbacks, which may take a payable below zero. The CHECK
+ * `accounts_floor` says the same.
+ */
+export const isFloored = (account: string): boolean => account.startsWith("wallet:") || isPayable(account);
 
 /** What may still be promised or spent. Money promised to the account does not count until it is posted. */
 export const available = (balance: Balance): bigint => balance.creditsPosted - balance.debitsPosted - balance.debitsPending;
@@ -121,6 +144,7 @@ const nameOf = (transfer: { readonly code: string; readonly businessKey: string 
 export function postTransfers(books: Books, requests: readonly TransferRequest[]): Posting {
   const balances = new Map(books.balances);
   const changes = new Map<string, Balance>();
+  const overdrawn = new Map<string, bigint>();
   const recorded = new Map<string, Map<TransferState, RecordedTransfer>>();
   for (const row of books.recorded) remember(recorded, row);
   const rows: TransferRow[] = [];
@@ -155,10 +179,12 @@ export function postTransfers(books: Books, requests: readonly TransferRequest[]
     const from = balances.get(debit);
     const to = balances.get(credit);
     invariant(from !== undefined && to !== undefined, `the accounts ${debit} and ${credit} are locked before money moves`);
-    if (!ends && isFloored(debit) && available(from) < amount)
-      return { ok: false, error: "INSUFFICIENT_FUNDS", available: available(from) };
+    const short = !ends && isFloored(debit) ? amount - available(from) : 0n;
+    const overdraws = short > 0n && request.code === OVERDRAWS && isPayable(debit);
+    if (short > 0n && !overdraws) return { ok: false, error: "INSUFFICIENT_FUNDS", available: available(from) };
     invariant(id !== undefined, "there is an id for every request");
     // From here the transfer happens.
+    if (overdraws) overdrawn.set(debit, (overdrawn.get(debit) ?? 0n) + (short < amount ? short : amount));
     const { promised, moved } = effectOf(kind, amount);
     move(debit, { ...EMPTY, debitsPending: promised, debitsPosted: moved });
     move(credit, { ...EMPTY, creditsPending: promised, creditsPosted: moved });
@@ -186,7 +212,8 @@ export function postTransfers(books: Books, requests: readonly TransferRequest[]
   const move = (account: string, by: Balance): void => {
     const balance = add(balances.get(account) ?? EMPTY, by);
     invariant(balance.debitsPending >= 0n && balance.creditsPending >= 0n, `${account} gives up no more than it promised`);
-    invariant(!isFloored(account) || available(balance) >= 0n, `${account} stays above its floor`);
+    const fell = available(balance) < available(balances.get(account) ?? EMPTY);
+    invariant(!isFloored(account) || available(balance) >= 0n || !fell || overdrawn.has(account), `${account} stays above its floor`);
     balances.set(account, balance);
     changes.set(account, add(changes.get(account) ?? EMPTY, by));
   };
@@ -195,7 +222,7 @@ export function postTransfers(books: Books, requests: readonly TransferRequest[]
   const total = [...changes.values()].reduce(add, EMPTY);
   invariant(total.debitsPosted === total.creditsPosted, "posted debits equal posted credits");
   invariant(total.debitsPending === total.creditsPending, "pending debits equal pending credits");
-  return { outcomes, rows, head, changes };
+  return { outcomes, rows, head, changes, overdrawn };
 }
 
 /** What a kind of request adds to the pending and the posted side of both accounts. */

@@ -20,6 +20,12 @@ export const LIMITS = {
   requestMs: 10_000,
   /** After this a payment in TRYING whose coordinator is silent is cancelled by the recovery worker. */
   tryMs: 20_000,
+  /** After this a settlement in PROCESSING is somebody else's: its drain is long answered or dead. */
+  settlementLeaseMs: 30_000,
+  /** A channel answers a payout in this time, or nobody knows what came of it. */
+  channelMs: 4_000,
+  /** A merchant may look at a refund of used units for this long before it is paid without a word. */
+  refundApprovalHours: 24,
   quantityMax: 99,
   groupSizeMin: 2,
   groupSizeMax: 100,
@@ -34,4 +40,5 @@ invariant(LIMITS.transactionIdleMs < LIMITS.requestMs, "rows of a stopped proces
 invariant(LIMITS.statementMs < LIMITS.requestMs, "a statement ends before its client gives up");
 invariant(LIMITS.requestMs < LIMITS.tryMs, "recovery never cancels a payment whose buyer still waits");
 invariant(LIMITS.gateCrowdMax < LIMITS.mailboxMerchantCommandsMax, "an open gate lets in fewer than a closed one");
+invariant(LIMITS.statementMs + LIMITS.requestMs < LIMITS.settlementLeaseMs, "a lease outlives the drain it is for");
 invariant(LIMITS.mailboxMerchantCommandsMax < LIMITS.mailboxCommandsMax, "one merchant never fills a mailbox");

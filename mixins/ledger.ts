@@ -9,6 +9,7 @@ import { invariant } from "../domain/invariant.ts";
 import {
   EMPTY,
   isFloored,
+  isPayable,
   postTransfers,
   type Balance,
   type ChainHead,
@@ -47,9 +48,7 @@ const FIND: Statement = {
      cross join lateral (select * from transfers_$1 where slot = $1 and code = k.code and business_key = k.business_key offset 0) t`,
 };
 /** Rows, accounts and head in one statement: they are of three tables, and a batch pays for one. */
-const BOOK: Statement = {
-  name: "ledger/book",
-  text: `
+const book = (overdrawn: { readonly set: string; readonly columns: string; readonly values: string }): string => `
     with booked as (
       insert into transfers_$1 (slot, id, seq, debit_account, credit_account, amount, code, state, business_key, pending_id, order_id, at, prev_hash, hash)
       select $1, id, seq, debit, credit, amount, code, state, business_key, pending_id, order_id, $2, decode(prev_hash, 'hex'), decode(hash, 'hex')
@@ -58,15 +57,29 @@ const BOOK: Statement = {
     changed as (
       update accounts_$1 a
          set debits_pending = a.debits_pending + c.debits_pending, debits_posted = a.debits_posted + c.debits_posted,
-             credits_pending = a.credits_pending + c.credits_pending, credits_posted = a.credits_posted + c.credits_posted
+             credits_pending = a.credits_pending + c.credits_pending, credits_posted = a.credits_posted + c.credits_posted${overdrawn.set}
         from (select c.*, r.row
-                from unnest($4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-                     as c(account, debits_pending, debits_posted, credits_pending, credits_posted)
+                from unnest($4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]${overdrawn.values})
+                     as c(account, debits_pending, debits_posted, credits_pending, credits_posted${overdrawn.columns})
                cross join lateral (select ctid as row from accounts_$1 where slot = $1 and account = c.account offset 0) r) c
        where a.slot = $1 and a.ctid = c.row returning 1),
     moved as (
       update chain_heads set seq = $9, hash = decode($10, 'hex') where slot = $1 and seq = $11 returning 1)
-    select (select count(*)::integer from changed) as accounts, (select count(*)::integer from moved) as heads`,
+    select (select count(*)::integer from changed) as accounts, (select count(*)::integer from moved) as heads`;
+const BOOK: Statement = { name: "ledger/book", text: book({ set: "", columns: "", values: "" }) };
+/**
+ * With a payable among the accounts: what a clawback overdraws is added, and what is no longer missing is taken off. Only cities have payables,
+ * and only their accounts have this column.
+ */
+const BOOK_PAYABLES: Statement = {
+  name: "ledger/book-payables",
+  text: book({
+    set: `,
+             overdrawn = greatest(0, least(a.overdrawn + c.overdrawn, a.debits_posted + c.debits_posted + a.debits_pending + c.debits_pending
+                                                                      - a.credits_posted - c.credits_posted))`,
+    columns: ", overdrawn",
+    values: ", $12::bigint[]",
+  }),
 };
 
 interface AccountRow {
@@ -142,7 +155,7 @@ async function findTransfers(work: Work, requests: readonly TransferRequest[]): 
   }));
 }
 
-async function write(work: Work, before: ChainHead, { rows, changes, head }: Posting): Promise<void> {
+async function write(work: Work, before: ChainHead, { rows, changes, head, overdrawn }: Posting): Promise<void> {
   const slot = work.shard.slot;
   const touched = [...changes].sort(([a], [b]) => (a < b ? -1 : 1));
   const transfers = rows.map((row) => ({
@@ -160,7 +173,7 @@ async function write(work: Work, before: ChainHead, { rows, changes, head }: Pos
     hash: row.hash,
   }));
   const column = (of: (balance: Balance) => bigint): string[] => touched.map(([, change]) => String(of(change)));
-  const [done] = await work.query<{ accounts: number; heads: number }>(BOOK, [
+  const values = [
     slot,
     work.now,
     JSON.stringify(transfers),
@@ -172,7 +185,13 @@ async function write(work: Work, before: ChainHead, { rows, changes, head }: Pos
     String(head.seq),
     head.hash,
     String(before.seq),
-  ]);
+  ];
+  const [done] = await (touched.some(([account]) => isPayable(account))
+    ? work.query<{ accounts: number; heads: number }>(BOOK_PAYABLES, [
+        ...values,
+        touched.map(([account]) => String(overdrawn.get(account) ?? 0n)),
+      ])
+    : work.query<{ accounts: number; heads: number }>(BOOK, values));
   invariant(done?.accounts === touched.length, "every account that was locked is written");
   invariant(done.heads === 1, "the head that was locked is the head that moves");
 }

@@ -18,6 +18,9 @@ import type { Tracing } from "./tracing.ts";
 /** Figures of the trade that an operator may set; the environment is read in one place and handed down. */
 export interface TradeSettings {
   readonly orderTtlSeconds: number;
+  /** For so long after a redemption the bar may reverse it. */
+  readonly reversalMinutes: number;
+  /** What settlement waits beyond that. */
   readonly settlementDelayMinutes: number;
 }
 

@@ -40,6 +40,7 @@ async function main(): Promise<void> {
       RATE_LIMITS: settings.rateLimits,
       LOG_LEVEL: settings.logLevel,
       ORDER_TTL_SECONDS: String(settings.orderTtlSeconds),
+      REVERSAL_MINUTES: String(settings.reversalMinutes),
       SETTLEMENT_DELAY_MINUTES: String(settings.settlementDelayMinutes),
     },
     log: (line) => void process.stderr.write(`${line}\n`),
@@ -64,7 +65,11 @@ async function samples({ natsUrl, keyspacesFile }: Cluster, dataDir: DataDir, se
     urlOf: (database) => database,
     services: [],
     nats: { servers: [host], user: "tuanbar", pass: password },
-    trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
+    trade: {
+      orderTtlSeconds: settings.orderTtlSeconds,
+      reversalMinutes: settings.reversalMinutes,
+      settlementDelayMinutes: settings.settlementDelayMinutes,
+    },
     logLevel: settings.logLevel,
   });
   await loadSamples(node.broker, readFileSync(fileURLToPath(new URL("../samples/city.yaml", import.meta.url)), "utf8"));

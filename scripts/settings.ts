@@ -17,6 +17,7 @@ export interface Settings {
   /** Unset: generated and kept in DATA_DIR. */
   readonly jwtSecret?: string;
   readonly adminPassword?: string;
+  readonly reversalMinutes: number;
   readonly settlementDelayMinutes: number;
   readonly orderTtlSeconds: number;
   readonly rateLimits: "on" | "off";
@@ -60,6 +61,7 @@ export const VARIABLES: readonly string[] = [
     "DATA_DIR",
     "JWT_SECRET",
     "ADMIN_PASSWORD",
+    "REVERSAL_MINUTES",
     "SETTLEMENT_DELAY_MINUTES",
     "ORDER_TTL_SECONDS",
     "RATE_LIMITS",
@@ -116,6 +118,7 @@ export function readSettings(environment: Environment = process.env, { local = f
     port: wholeNumber(environment, "PORT", { from: 0, to: 65_535, otherwise: 3000 }),
     host: address(environment, "HOST", "127.0.0.1"),
     dataDir: resolve(environment["DATA_DIR"] || ".data"),
+    reversalMinutes: wholeNumber(environment, "REVERSAL_MINUTES", { from: 0, to: 60, otherwise: 60 }),
     settlementDelayMinutes: wholeNumber(environment, "SETTLEMENT_DELAY_MINUTES", { from: 0, to: 525_600, otherwise: 60 }),
     orderTtlSeconds: wholeNumber(environment, "ORDER_TTL_SECONDS", { from: 1, to: 86_400, otherwise: 900 }),
     rateLimits,

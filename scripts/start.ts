@@ -48,6 +48,7 @@ async function clusterNode(settings: Settings, { nats, nodeId, services }: Clust
       user: { jwtSecret, adminPassword },
       ...searchSettings(settings),
       wallet: { testChannel: local },
+      settlement: { testChannel: local },
       gateway: {
         ...{ jwtSecret, port, host, rateLimits: settings.rateLimits, trustedProxies: settings.trustedProxies },
         // Balancers that look every second have looked.
@@ -101,6 +102,7 @@ async function start(
       user: { jwtSecret, adminPassword: of.adminPassword },
       ...searchSettings(settings),
       wallet: { testChannel: of.embedded },
+      settlement: { testChannel: of.embedded },
       gateway: {
         ...{ jwtSecret, port: settings.port, host: settings.host, rateLimits: settings.rateLimits },
         trustedProxies: settings.trustedProxies,
@@ -113,7 +115,11 @@ async function start(
 
 /** What a node is told in both profiles. */
 const common = (settings: Settings) => ({
-  trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
+  trade: {
+    orderTtlSeconds: settings.orderTtlSeconds,
+    reversalMinutes: settings.reversalMinutes,
+    settlementDelayMinutes: settings.settlementDelayMinutes,
+  },
   logLevel: settings.logLevel,
   regionsFile: join(root, "regions", "manifest.yaml"),
   ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),

@@ -15,7 +15,10 @@ import { basisPoints, fen, FEN_MAX, REQUEST_FEN_MAX, share, sum, toJson } from "
 import { ORDER_ERRORS } from "../domain/order/errors.ts";
 import { ORDER, ORDER_INITIAL } from "../domain/order/state.ts";
 import { PAYMENT, PAYMENT_INITIAL } from "../domain/payment/state.ts";
+import { PAYOUT, PAYOUT_INITIAL } from "../domain/payout/state.ts";
+import { REFUND_ERRORS } from "../domain/refund/errors.ts";
 import { REFUND, REFUND_INITIAL } from "../domain/refund/state.ts";
+import { SETTLEMENT, SETTLEMENT_INITIAL } from "../domain/settlement/state.ts";
 import { arrows, next, unreachableStates, type Transitions } from "../domain/transition.ts";
 import { USER_ERRORS } from "../domain/user/errors.ts";
 import { VOUCHER_ERRORS } from "../domain/voucher/errors.ts";
@@ -208,7 +211,7 @@ describe("state machines", () => {
       table: ORDER,
       initial: ORDER_INITIAL,
       arrows: `PENDING_PAYMENT>PAID PENDING_PAYMENT>CANCELLED PENDING_PAYMENT>EXPIRED PAID>CONFIRMED PAID>REFUNDED
-        CONFIRMED>COMPLETED CONFIRMED>REFUNDED`,
+        CONFIRMED>COMPLETED CONFIRMED>REFUNDED COMPLETED>CONFIRMED`,
     },
     payment: {
       table: PAYMENT,
@@ -219,6 +222,17 @@ describe("state machines", () => {
       table: REFUND,
       initial: REFUND_INITIAL,
       arrows: "REQUESTED>PROCESSING PROCESSING>SUCCEEDED PROCESSING>ABNORMAL ABNORMAL>PROCESSING",
+    },
+    settlement: {
+      table: SETTLEMENT,
+      initial: SETTLEMENT_INITIAL,
+      arrows: "INIT>PROCESSING PROCESSING>PROCESSING PROCESSING>SUCCESS PROCESSING>FAILED",
+    },
+    payout: {
+      table: PAYOUT,
+      initial: PAYOUT_INITIAL,
+      arrows: `REQUESTED>PROCESSING PROCESSING>SUCCEEDED PROCESSING>FAILED PROCESSING>UNKNOWN UNKNOWN>SUCCEEDED UNKNOWN>FAILED
+        SUCCEEDED>RETURNED`,
     },
     voucher: {
       table: VOUCHER,
@@ -244,7 +258,9 @@ describe("state machines", () => {
       Object.keys(table).filter((state) => arrows(table).every(([from]) => from !== state));
     assert.deepEqual(ends(PAYMENT), ["CONFIRMED", "CANCELLED"]);
     assert.deepEqual(ends(GROUP), ["FORMED", "FAILED"]);
-    assert.deepEqual(ends(ORDER), ["COMPLETED", "CANCELLED", "EXPIRED", "REFUNDED"]);
+    assert.deepEqual(ends(ORDER), ["CANCELLED", "EXPIRED", "REFUNDED"]);
+    assert.deepEqual(ends(SETTLEMENT), ["SUCCESS", "FAILED"]);
+    assert.deepEqual(ends(PAYOUT), ["FAILED", "RETURNED"]);
     assert.deepEqual(ends(DEAL), ["CLOSED"]);
   });
 });
@@ -254,7 +270,7 @@ describe("errors", () => {
   const anything = new Proxy({}, { get: (_, field) => (field === "allow" ? ["GET"] : field === "errors" ? [] : `<${String(field)}>`) });
 
   test("every row has a name of its own, a status of an error, and a sentence that says something", () => {
-    const tables: readonly object[] = [COMMON_ERRORS, USER_ERRORS, DEAL_ERRORS, ORDER_ERRORS, GROUP_ERRORS, VOUCHER_ERRORS];
+    const tables: readonly object[] = [COMMON_ERRORS, USER_ERRORS, DEAL_ERRORS, ORDER_ERRORS, GROUP_ERRORS, VOUCHER_ERRORS, REFUND_ERRORS];
     const names = tables.flatMap((table) => Object.keys(table));
     assert.deepEqual(
       names.toSorted(),

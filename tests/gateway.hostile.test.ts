@@ -128,7 +128,12 @@ async function makePasses({ admin, merchantId }: Trade): Promise<Passes> {
   };
   const [head, payload, signature] = admin.slice("Bearer ".length).split(".");
   return {
-    of: { consumer: consumer.authorization, merchant: await only("merchant", merchant), admin: await only("admin", admin) },
+    of: {
+      consumer: consumer.authorization,
+      merchant: await only("merchant", merchant),
+      finance: await only("finance", admin),
+      admin: await only("admin", admin),
+    },
     bad: {
       "alg none": `Bearer ${part({ alg: "none", typ: "JWT" })}.${part(claims)}.`,
       "alg none, with a signature": `Bearer ${part({ alg: "none" })}.${part(claims)}.${signature}`,

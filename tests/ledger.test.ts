@@ -279,7 +279,7 @@ describe("the ledger and the barrier, on PostgreSQL", () => {
   /** The names of the checks of `/ops/verify` that the books fail. */
   const broken = async () => {
     const found: string[] = [];
-    for (const { name, statement, values } of LEDGER_CHECKS) {
+    for (const { name, statement, values } of LEDGER_CHECKS.filter(({ scope }) => scope === "every")) {
       const rows = await database.query({ name, text: statement }, typeof values === "function" ? values(database) : values);
       if (rows.length > 0) found.push(name);
     }

@@ -81,6 +81,7 @@ const keyOf = (i: number): string => `ab${10_000_000 + i}`;
 /** Columns whose type does not tell what is in them; `i` counts from 1 to a million. */
 const COLUMNS: Readonly<Record<string, string>> = {
   "accounts.credits_posted": "1000",
+  "accounts.overdrawn": "0",
   "deals.sale_ends_at": "null",
   "deals.words": "''::tsvector",
   "groups.size": "3",
@@ -88,6 +89,11 @@ const COLUMNS: Readonly<Record<string, string>> = {
   "merchants.state": "case when i % 100000 = 0 then 'OPENING' else 'OPEN' end",
   "payments.state": "case when i % 100 = 0 then 'TRYING' when i % 100 = 1 then 'CANCELLED' else 'CONFIRMED' end",
   "refunds.state": "case when i % 100 = 0 then 'PROCESSING' else 'SUCCEEDED' end",
+  "refunds.commission": "0",
+  "settlements.gross": "1",
+  "settlements.commission": "0",
+  "settlements.state": "case when i % 100 = 0 then 'PROCESSING' else 'SUCCESS' end",
+  "payouts.state": "case when i % 100 = 0 then 'PROCESSING' else 'SUCCEEDED' end",
   "orders.discount": "0",
   "orders.region": "'cn-sh'",
   "orders.region_version": "'1.0.0'",
@@ -121,7 +127,7 @@ function expressionOf(table: string, slot: number, { name, type, among }: Column
   if (among) return `(array['${among.join("','")}'])[1 + i % ${among.length}]`;
   if (name === "merchant_id" || name === "deal_id") return HOT;
   // Twenty are due, whatever is due: a sweep finds something, and little.
-  if (/^(expires_at|next_attempt_at|deadline|valid_until)$/.test(name))
+  if (/^(expires_at|next_attempt_at|deadline|valid_until|due_at)$/.test(name))
     return `to_timestamp(${Math.floor(Date.now() / 1_000)} + (i - 20) * 60)`;
   // Money and counts are small, everything else of that type is an id.
   if (type === "bigint") return /(price|amount|_posted|_pending)$/.test(name) ? "1" : "i";
@@ -194,6 +200,10 @@ const VALUES: Readonly<Record<string, Readonly<Record<number, unknown>>>> = {
   "stock/change": { 4: of(0), 5: of(0), 6: of(0) },
   "tcc/enter": { 2: "wallet", 3: "cancel" },
   "tcc/leave": { 2: "wallet" },
+  "payout/move": { 4: of("PROCESSING"), 5: of("SUCCEEDED") },
+  "settlement/finish": { 5: of("SUCCESS") },
+  "voucher/log-redemptions": { 3: "REDEEM" },
+  "voucher/move": { 4: "ISSUED", 5: "REFUNDING" },
   "voucher/orders-of": { 2: Array.from({ length: KEYS }, (_, key) => String(1_000_000_000_000_001 + key * 500)) },
 };
 

@@ -25,7 +25,7 @@ describe("two nodes that drain one shard at once", () => {
       keyspaces: shop.test.keyspaces.keyspaces,
       urlOf: shop.test.keyspaces.urlOf,
       services: ["wallet", "group", "order", "payment", "voucher"],
-      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
       logLevel: "fatal",
       settings: { wallet: { testChannel: true } },
     });

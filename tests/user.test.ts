@@ -93,7 +93,7 @@ describe("people", () => {
       keyspaces: at.keyspaces.keyspaces,
       urlOf: at.keyspaces.urlOf,
       services: ["user"],
-      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
       logLevel: "fatal",
       settings: { user: { jwtSecret: SECRET } },
     });
@@ -179,7 +179,7 @@ describe("people", () => {
         keyspaces: at.keyspaces.keyspaces,
         urlOf: at.keyspaces.urlOf,
         services: ["user"],
-        trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+        trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
         logLevel: "fatal",
         settings: { user: { jwtSecret: SECRET, adminPassword } },
       });

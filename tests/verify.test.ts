@@ -218,7 +218,7 @@ const CORRUPTIONS: readonly Corruption[] = [
   {
     what: "a voucher is redeemed and nobody did it",
     sql: (w) => `update vouchers set state = 'REDEEMED', redeemed_at = now() where order_id = ${w.confirmed.row.id} and unit = 0`,
-    caught: ["vouchers.redeemed-once"],
+    caught: ["vouchers.redeemed-once", "vouchers.redemptions", "settlements.redeemed"],
   },
   {
     what: "a code is of another slot",
@@ -315,6 +315,97 @@ const CORRUPTIONS: readonly Corruption[] = [
     sql: (w) =>
       `insert into users (slot, id, username, password_hash, roles) values (${slotOf(w.users[3].id)}, ${BigInt(w.users[3].id) ^ 1n}, 'x', '', '{}')`,
     caught: ["users:addresses.user"],
+  },
+  // What happened at the bar, and units given back.
+  {
+    what: "a redemption leaves no trace",
+    sql: (w) => `delete from redemptions where order_id = ${w.half.row.id}`,
+    caught: ["vouchers.redemptions"],
+  },
+  {
+    what: "a voucher is reversed at another bar",
+    sql: (w) => `
+      insert into redemptions (slot, id, voucher_id, order_id, merchant_id, kind, at)
+      select slot, ${w.spare[1]}, id, order_id, 7, 'REVERSE', now() from vouchers where order_id = ${w.half.row.id} and state = 'REDEEMED'`,
+    caught: ["vouchers.redemptions"],
+  },
+  {
+    what: "a refunded voucher can be used",
+    sql: (w) => `update vouchers set state = 'ISSUED' where order_id = ${w.givenBack.row.id} and state = 'REFUNDED'`,
+    caught: ["vouchers.refunded", "refunds.units"],
+  },
+  {
+    what: "a refund has more units than it gives back",
+    sql: (w) => `update refunds set quantity = quantity + 1 where order_id = ${w.givenBack.row.id}`,
+    caught: ["refunds.units", "stock.sold", "quotas.units"],
+  },
+  {
+    what: "a voucher does not expire",
+    sql: (w) => `update vouchers set valid_until = now() - interval '1 hour' where order_id = ${w.confirmed.row.id} and unit = 0`,
+    caught: ["vouchers.overdue"],
+  },
+  // Settlement, payouts and what goes with them.
+  {
+    what: "a used voucher brings its merchant nothing",
+    sql: (w) => `delete from settlements where order_id = ${w.half.row.id}`,
+    caught: ["settlements.redeemed"],
+  },
+  {
+    what: "our part is a fen too much",
+    sql: (w) => `
+      update settlements set commission = commission + 1
+       where voucher_id = (select max(id) from vouchers where order_id = ${w.settled.row.id} and refund_id is null)`,
+    caught: ["settlements.split", "books.settlements"],
+  },
+  {
+    what: "a voucher is settled before it is due",
+    sql: (w) => `update settlements set due_at = now() + interval '1 hour' where order_id = ${w.settled.row.id}`,
+    caught: ["settlements.in-time"],
+  },
+  {
+    what: "a settlement fails",
+    sql: (w) => `update settlements set state = 'FAILED', attempt = 1, ended_at = due_at where order_id = ${w.half.row.id}`,
+    caught: ["settlements.finished"],
+  },
+  {
+    what: "a settled voucher's money stays in escrow",
+    sql: (w) => `delete from transfers where code = 'settle' and order_id = ${w.settled.row.id}`,
+    caught: ["ledger.chain", "ledger.accounts", "books.settlements"],
+  },
+  {
+    what: "a clawback takes more from us than we had",
+    sql: (w) => `update refunds set commission = commission + 1 where order_id = ${w.settled.row.id}`,
+    caught: ["books.clawbacks"],
+  },
+  {
+    what: "a clawback is not booked",
+    sql: (w) => `delete from transfers where code = 'clawback' and order_id = ${w.settled.row.id}`,
+    caught: ["ledger.chain", "ledger.accounts", "books.clawbacks"],
+  },
+  {
+    what: "a forfeited voucher stays in escrow",
+    sql: (w) => `delete from transfers where code = 'breakage' and order_id = ${w.forfeited.row.id}`,
+    caught: ["ledger.chain", "ledger.accounts", "books.breakage"],
+  },
+  {
+    what: "a payout is paid and forgotten",
+    sql: (w) => `update payouts set state = 'PROCESSING', ended_at = null where id = ${w.paidOut.row.id}`,
+    caught: ["books.payouts", "payouts.paid-out"],
+  },
+  {
+    what: "a payout that came back is not the merchant's again",
+    sql: (w) => `delete from transfers where code = 'payout-returned' and business_key = '${w.returned.row.id}'`,
+    caught: ["ledger.chain", "ledger.accounts", "books.payouts"],
+  },
+  {
+    what: "a merchant was paid more than its payouts",
+    sql: (w) => `update merchants set paid_out = paid_out + 1 where id = ${w.settling.merchantId}`,
+    caught: ["payouts.paid-out"],
+  },
+  {
+    what: "a payable may be overdrawn by a payout",
+    sql: (w) => `update accounts set overdrawn = 1 where account = 'payable:${w.settling.merchantId}'`,
+    caught: ["ledger.overdrawn"],
   },
 ];
 

@@ -55,8 +55,12 @@ describe("vouchers, as functions", () => {
       dealId: "2" as DealId,
       merchantId: "3" as MerchantId,
       consumerId: "4" as UserId,
+      unit: 1,
+      amount: fen(1_000),
       code,
       state: "ISSUED",
+      redeemedAt: undefined,
+      refundId: undefined,
       validUntil: new Date(NOW.getTime() + 1),
       ...of,
     });

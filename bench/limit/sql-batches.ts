@@ -34,7 +34,7 @@ async function run({ dataDir: path, dealId, size, warmSeconds, seconds, shoppers
     keyspaces: loadKeyspaces(join(fileURLToPath(new URL("../..", import.meta.url)), "keyspaces.yaml")),
     urlOf: (database) => postgres.url(database),
     services: [],
-    trade: { orderTtlSeconds: 3_600, settlementDelayMinutes: 60 },
+    trade: { orderTtlSeconds: 3_600, reversalMinutes: 60, settlementDelayMinutes: 60 },
     logLevel: "warn",
   });
   node.platform.offer("order.place", makePlaceDrain(node.platform));

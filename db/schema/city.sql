@@ -1,4 +1,4 @@
--- A city keyspace after 000004-hot-updates-and-regions.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000005-money.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -60,12 +60,15 @@ create table accounts (
   credits_pending bigint default 0 not null,
   credits_posted bigint default 0 not null,
   floored boolean not null,
+  overdrawn bigint default 0 not null,
   constraint accounts_pkey PRIMARY KEY (slot, account),
   constraint accounts_credits_pending_check CHECK ((credits_pending >= 0)),
   constraint accounts_credits_posted_check CHECK ((credits_posted >= 0)),
   constraint accounts_debits_pending_check CHECK ((debits_pending >= 0)),
   constraint accounts_debits_posted_check CHECK ((debits_posted >= 0)),
-  constraint accounts_floor CHECK (((NOT floored) OR (((credits_posted - debits_posted) - debits_pending) >= 0)))
+  constraint accounts_floor CHECK (((NOT floored) OR (((credits_posted - debits_posted) - debits_pending) >= (- overdrawn)))),
+  constraint accounts_overdrawn CHECK (((overdrawn = 0) OR (account ~~ 'payable:%'::text))),
+  constraint accounts_overdrawn_check CHECK ((overdrawn >= 0))
 ) partition by LIST (slot);
 -- partitions: accounts_00 to accounts_15, one a slot with (fillfactor=50)
 
@@ -182,8 +185,10 @@ create table merchants (
   owner_username text not null,
   state text default 'OPEN'::text not null,
   created_at timestamp with time zone default now() not null,
+  paid_out bigint default 0 not null,
   constraint merchants_pkey PRIMARY KEY (slot, id),
   constraint merchants_commission_bps_check CHECK (((commission_bps >= 0) AND (commission_bps <= 10000))),
+  constraint merchants_paid_out_check CHECK ((paid_out >= 0)),
   constraint merchants_state_check CHECK ((state = ANY (ARRAY['OPENING'::text, 'OPEN'::text])))
 ) partition by LIST (slot);
 -- partitions: merchants_00 to merchants_15, one a slot
@@ -273,6 +278,28 @@ create table payments (
 CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE live;
 CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE unfinished;
 
+create table payouts (
+  slot smallint not null,
+  id bigint not null,
+  merchant_id bigint not null,
+  channel text not null,
+  amount bigint not null,
+  state text not null,
+  reason text,
+  requested_by bigint not null,
+  attempts integer default 0 not null,
+  last_error text,
+  next_attempt_at timestamp with time zone not null,
+  created_at timestamp with time zone not null,
+  ended_at timestamp with time zone,
+  unfinished boolean generated always as (state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'UNKNOWN'::text])) stored not null,
+  constraint payouts_pkey PRIMARY KEY (slot, id),
+  constraint payouts_amount_check CHECK ((amount > 0)),
+  constraint payouts_state_check CHECK ((state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'UNKNOWN'::text, 'SUCCEEDED'::text, 'FAILED'::text, 'RETURNED'::text])))
+) partition by LIST (slot);
+-- partitions: payouts_00 to payouts_15, one a slot with (fillfactor=70)
+CREATE INDEX payouts_unfinished ON payouts USING btree (next_attempt_at) WHERE unfinished;
+
 create table quotas (
   slot smallint not null,
   scope bigint not null,
@@ -284,6 +311,21 @@ create table quotas (
   constraint quotas_within_cap CHECK (((cap IS NULL) OR (used <= cap)))
 ) partition by LIST (slot);
 -- partitions: quotas_00 to quotas_15, one a slot with (fillfactor=70)
+
+create table redemptions (
+  slot smallint not null,
+  id bigint not null,
+  voucher_id bigint not null,
+  order_id bigint not null,
+  merchant_id bigint not null,
+  kind text not null,
+  actor bigint,
+  at timestamp with time zone not null,
+  constraint redemptions_pkey PRIMARY KEY (slot, id),
+  constraint redemptions_kind_check CHECK ((kind = ANY (ARRAY['REDEEM'::text, 'REVERSE'::text])))
+) partition by LIST (slot);
+-- partitions: redemptions_00 to redemptions_15, one a slot
+CREATE TRIGGER redemptions_append_only BEFORE DELETE OR UPDATE ON redemptions FOR EACH ROW EXECUTE FUNCTION refuse_change();
 
 create table refunds (
   slot smallint not null,
@@ -302,14 +344,22 @@ create table refunds (
   created_at timestamp with time zone not null,
   decided_at timestamp with time zone,
   ended_at timestamp with time zone,
+  used boolean default false not null,
+  note text,
+  commission bigint default 0 not null,
+  approve_by timestamp with time zone,
+  approved_at timestamp with time zone,
+  unfinished boolean generated always as (state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text])) stored not null,
   constraint refunds_pkey PRIMARY KEY (slot, id),
   constraint refunds_amount_check CHECK ((amount > 0)),
+  constraint refunds_approval CHECK (((used = (approve_by IS NOT NULL)) AND (used OR ((commission = 0) AND (approved_at IS NULL))))),
+  constraint refunds_check CHECK (((commission >= 0) AND (commission <= amount))),
   constraint refunds_quantity_check CHECK ((quantity > 0)),
   constraint refunds_state_check CHECK ((state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'SUCCEEDED'::text, 'ABNORMAL'::text])))
 ) partition by LIST (slot);
 -- partitions: refunds_00 to refunds_15, one a slot with (fillfactor=70)
 CREATE INDEX refunds_order ON refunds USING btree (slot, order_id);
-CREATE INDEX refunds_unfinished ON refunds USING btree (next_attempt_at) WHERE (state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text]));
+CREATE INDEX refunds_unfinished ON refunds USING btree (next_attempt_at) WHERE unfinished;
 
 create table relay_marks (
   consumer text not null,
@@ -345,6 +395,32 @@ create table seats (
 ) partition by LIST (slot);
 -- partitions: seats_00 to seats_15, one a slot with (fillfactor=80)
 CREATE UNIQUE INDEX seats_one_a_user ON seats USING btree (slot, group_id, user_id) WHERE live;
+
+create table settlements (
+  slot smallint not null,
+  id bigint not null,
+  voucher_id bigint not null,
+  order_id bigint not null,
+  merchant_id bigint not null,
+  gross bigint not null,
+  commission bigint not null,
+  state text not null,
+  attempt integer default 0 not null,
+  lease_until timestamp with time zone,
+  reason text,
+  created_at timestamp with time zone not null,
+  due_at timestamp with time zone not null,
+  ended_at timestamp with time zone,
+  unfinished boolean generated always as (state = ANY (ARRAY['INIT'::text, 'PROCESSING'::text])) stored not null,
+  constraint settlements_pkey PRIMARY KEY (slot, id),
+  constraint settlements_check CHECK (((commission >= 0) AND (commission <= gross))),
+  constraint settlements_gross_check CHECK ((gross > 0)),
+  constraint settlements_state_check CHECK ((state = ANY (ARRAY['INIT'::text, 'PROCESSING'::text, 'SUCCESS'::text, 'FAILED'::text])))
+) partition by LIST (slot);
+-- partitions: settlements_00 to settlements_15, one a slot with (fillfactor=70)
+CREATE INDEX settlements_due ON settlements USING btree (due_at) WHERE unfinished;
+CREATE INDEX settlements_merchant ON settlements USING btree (merchant_id, id);
+CREATE UNIQUE INDEX settlements_voucher ON settlements USING btree (voucher_id, slot);
 
 create table stock (
   slot smallint not null,
@@ -437,6 +513,8 @@ create table vouchers (
   issued_at timestamp with time zone not null,
   valid_until timestamp with time zone not null,
   redeemed_at timestamp with time zone,
+  refund_id bigint,
+  open boolean generated always as (state = ANY (ARRAY['ISSUED'::text, 'REDEEMED'::text])) stored not null,
   constraint vouchers_pkey PRIMARY KEY (slot, id),
   constraint vouchers_amount_check CHECK ((amount > 0)),
   constraint vouchers_code_check CHECK ((code ~ '^[0-9]{16}$'::text)),
@@ -444,6 +522,7 @@ create table vouchers (
 ) partition by LIST (slot);
 -- partitions: vouchers_00 to vouchers_15, one a slot with (fillfactor=80)
 CREATE UNIQUE INDEX vouchers_code ON vouchers USING btree (slot, code);
+CREATE INDEX vouchers_lapsing ON vouchers USING btree (valid_until) WHERE open;
 CREATE UNIQUE INDEX vouchers_order ON vouchers USING btree (slot, order_id, unit);
 
 create publication events for table events with (publish = 'insert', publish_via_partition_root = t);

@@ -2,6 +2,7 @@
 import type { EventData, EventType } from "../events.ts";
 import type { OrderState } from "../order/state.ts";
 import type { UserId } from "../ids.ts";
+import type { PayoutState } from "../payout/state.ts";
 
 export const NOTICE_KINDS = [
   "order.paid",
@@ -16,6 +17,12 @@ export const NOTICE_KINDS = [
   "refund.succeeded",
   "voucher.issued",
   "voucher.redeemed",
+  "voucher.reversed",
+  "voucher.expired",
+  "refund.approvalAsked",
+  "payout.succeeded",
+  "payout.failed",
+  "payout.returned",
 ] as const;
 export type NoticeKind = (typeof NOTICE_KINDS)[number];
 
@@ -32,6 +39,13 @@ const ORDER_NEWS: Partial<Record<OrderState, NoticeKind>> = {
   EXPIRED: "order.expired",
   CANCELLED: "order.cancelled",
   REFUNDED: "order.refunded",
+};
+
+/** Whoever asked for a payout is told how it ended, and when an end was not one. */
+const PAYOUT_NEWS: Partial<Record<PayoutState, NoticeKind>> = {
+  SUCCEEDED: "payout.succeeded",
+  FAILED: "payout.failed",
+  RETURNED: "payout.returned",
 };
 
 type Telling = { readonly [T in EventType]?: (data: EventData[T]) => readonly Notice[] };
@@ -59,6 +73,17 @@ const TELLING = {
     { userId: consumerId, kind: "voucher.issued", data: { orderId, dealId, quantity } },
   ],
   "voucher.redeemed": ({ consumerId, orderId, dealId }) => [{ userId: consumerId, kind: "voucher.redeemed", data: { orderId, dealId } }],
+  "voucher.reversed": ({ consumerId, orderId, dealId }) => [{ userId: consumerId, kind: "voucher.reversed", data: { orderId, dealId } }],
+  "voucher.expired": ({ consumerId, orderId, dealId, quantity, amount, refunded }) => [
+    { userId: consumerId, kind: "voucher.expired", data: { orderId, dealId, quantity, amount: refunded ? amount : 0 } },
+  ],
+  "refund.approvalAsked": ({ ownerId, orderId, refundId, amount, approveBy }) => [
+    { userId: ownerId, kind: "refund.approvalAsked", data: { orderId, refundId, amount, approveBy } },
+  ],
+  "payout.moved": ({ requestedBy, payoutId, amount, to }) => {
+    const kind = PAYOUT_NEWS[to];
+    return kind ? [{ userId: requestedBy, kind, data: { payoutId, amount } }] : [];
+  },
 } as const satisfies Telling;
 
 export type TellingType = keyof typeof TELLING;

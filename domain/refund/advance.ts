@@ -18,7 +18,13 @@ export function stepOf({ state, decided }: { readonly state: RefundState; readon
   return "done";
 }
 
-/** Orders whose whole amount is back, and that are not over by themselves: an order that expired before its money came stays EXPIRED. */
+/** May it be paid? A refund of used units waits for its merchant's word, or for the end of the day it was given for that. */
+export const mayGo = (
+  { approvedAt, approveBy }: { readonly approvedAt: Date | undefined; readonly approveBy: Date | undefined },
+  now: Date,
+): boolean => approveBy === undefined || approvedAt !== undefined || approveBy <= now;
+
+/** Orders whose whole amount is back unused, and that are not over by themselves: an order that expired before its money came stays EXPIRED. */
 export function refundedOrders(orders: Iterable<OrderRow>, refunded: ReadonlyMap<OrderId, bigint>): OrderRow[] {
   return [...orders].filter((order) => {
     const amount = refunded.get(order.id) ?? 0n;

@@ -1,8 +1,10 @@
 /** Redeeming (核销): by the deal's own merchant, in date, once. Pure: locked rows and commands in, writes and answers out. */
 import { refusal, type DomainError } from "../error.ts";
-import type { DealId, MerchantId, OrderId, UserId, VoucherId } from "../ids.ts";
+import type { DealId, MerchantId, OrderId, RefundId, UserId, VoucherId } from "../ids.ts";
+import type { Fen } from "../money.ts";
 import { next } from "../transition.ts";
 import { VOUCHER_ERRORS } from "./errors.ts";
+import { isOver } from "./over.ts";
 import { VOUCHER, type VoucherState } from "./state.ts";
 
 export interface VoucherRow {
@@ -11,9 +13,15 @@ export interface VoucherRow {
   readonly dealId: DealId;
   readonly merchantId: MerchantId;
   readonly consumerId: UserId;
+  readonly unit: number;
+  /** What was paid for this unit. */
+  readonly amount: Fen;
   readonly code: string;
   readonly state: VoucherState;
   readonly validUntil: Date;
+  readonly redeemedAt: Date | undefined;
+  /** The refund that gives it back, or has. */
+  readonly refundId: RefundId | undefined;
 }
 
 export interface RedeemCommand {
@@ -47,11 +55,11 @@ export function decideRedeem(
     if (state === undefined) return refusal(VOUCHER_ERRORS, "VOUCHER_STATE", { state: voucher.state });
     if (voucher.validUntil <= now) return refusal(VOUCHER_ERRORS, "VOUCHER_STATE", { state: "EXPIRED" });
     // From here it is redeemed.
-    const redeemed: VoucherRow = { ...voucher, state };
+    const redeemed: VoucherRow = { ...voucher, state, redeemedAt: now };
     byCode.set(code, redeemed);
     writes.redeemed.push(redeemed);
     const ofOrder = byOrder.get(voucher.orderId) ?? [];
-    if (ofOrder.every((one) => byCode.get(one.code)?.state !== "ISSUED")) writes.completed.push(voucher.orderId);
+    if (isOver(ofOrder.map((one) => byCode.get(one.code)?.state ?? one.state))) writes.completed.push(voucher.orderId);
     return redeemed;
   });
   return { outcomes, writes };

@@ -42,7 +42,7 @@ export function checkAudience(who: Audience, caller: Caller | undefined): void {
   if (caller === undefined) raise(COMMON_ERRORS, "UNAUTHENTICATED", { reason: "this needs an access token" });
   if (who !== "user" && !caller.roles.includes(who)) raise(COMMON_ERRORS, "FORBIDDEN", { need: NEED[who] });
 }
-const NEED = { consumer: "consumers", merchant: "merchants", admin: "administrators" } as const;
+const NEED = { consumer: "consumers", merchant: "merchants", finance: "the finance staff", admin: "administrators" } as const;
 
 /** Proxies of ours, by address or network. */
 export function proxyList(networks: readonly string[]): BlockList {

@@ -11,7 +11,7 @@ const INTRODUCTION = `Group buying (团购) for local life services.
 Money is integer fen (CNY). Ids are decimal strings. Times are RFC 3339, UTC. Lists are \`{ items, nextCursor }\`. Unknown fields are refused.
 Errors are RFC 9457 problem documents with a stable \`code\`. The same \`Idempotency-Key\` with the same request answers the first answer again.`;
 
-const TAGS = ["People", "Merchants and deals", "Buying", "Operating"];
+const TAGS = ["People", "Merchants and deals", "Buying", "Money", "Operating"];
 
 /** The codes an operation may answer with: its own, and those its form brings. In the order they are checked. */
 export function codesOf(
@@ -135,6 +135,7 @@ const AUDIENCES = {
   user: "anyone with a token",
   consumer: "consumers",
   merchant: "merchants",
+  finance: "the finance staff",
   admin: "administrators",
 } as const;
 

@@ -6,6 +6,7 @@ import { toJson, type Fen } from "../../domain/money.ts";
 import { orderMoved } from "../../domain/order/moved.ts";
 import { decidePayments, type Decided, type DecideCommand, type DecideState, type DecideWrites } from "../../domain/payment/decide.ts";
 import { decideTry, type PayCommand, type PaymentRow, type Tried } from "../../domain/payment/try.ts";
+import { escrowOf } from "../../domain/settlement/decide.ts";
 import type { Work } from "../../mixins/drain.ts";
 import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import { bookTransfers } from "../../mixins/ledger.ts";
@@ -23,7 +24,6 @@ import { findLivePayments, finishPayments, insertPayments, lockPayments, writeDe
 export const CITY_BRANCH = "city";
 /** Mirrors `transit:<city>` of the user keyspace, to the fen. */
 export const TRANSIT = "transit:user";
-export const escrowOf = (merchantId: MerchantId): string => `escrow:${merchantId}`;
 
 const distinct = <T extends string>(values: readonly T[]): T[] => [...new Set(values)].sort();
 const groupsOf = (orders: ReadonlyMap<string, { readonly groupId: DecideWrites["seats"][number]["groupId"] | undefined }>) =>

@@ -1,5 +1,6 @@
 import type { ServiceBroker } from "moleculer";
 import { shardOf, type Shard } from "../../domain/ids.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import { action, shape } from "../../mixins/contract.ts";
 import { dueAction } from "../../mixins/sweep.ts";
 
@@ -18,6 +19,64 @@ export const payOrder = action("payment.pay", {
     key: "optional",
     tag: "Buying",
     example: { channel: "wallet" },
+  },
+  address: (params) => shardOf(params.id),
+});
+
+export const REFUND_STATES = ["REQUESTED", "PROCESSING", "SUCCEEDED", "ABNORMAL"] as const;
+export const Refund = shape("Refund", { id: "id", amount: "fen", status: { type: "enum", values: REFUND_STATES } });
+export const OrderRefund = shape("OrderRefund", {
+  id: "id",
+  amount: "fen",
+  status: { type: "enum", values: REFUND_STATES },
+  quantity: "number",
+  reason: "string",
+  createdAt: "time",
+  /** Of used units: when it is paid without the merchant's word, and when the merchant gave it. */
+  approveBy: { type: "time", optional: true },
+  approvedAt: { type: "time", optional: true },
+});
+export const requestRefund = action("payment.requestRefund", {
+  summary: "Ask for the money of some units back, or of all that can be refunded; of used units the merchant is asked, for a day",
+  params: {
+    id: "id",
+    quantity: { type: "number", integer: true, min: 1, max: LIMITS.quantityMax, optional: true },
+    reason: { type: "string", min: 1, max: 500, optional: true },
+  },
+  answer: Refund,
+  errors: ["ORDER_NOT_FOUND", "NOT_REFUNDABLE"],
+  rest: {
+    method: "POST",
+    path: "/orders/{id}/refunds",
+    who: "consumer",
+    status: 202,
+    key: "required",
+    tag: "Buying",
+    example: { quantity: 1, reason: "plans have changed" },
+  },
+  address: (params) => shardOf(params.id),
+});
+export const listRefunds = action("payment.refundsOf", {
+  summary: "An order's refunds, for its consumer and its merchant",
+  params: { id: "id" },
+  answer: { type: "array", items: OrderRefund },
+  errors: ["ORDER_NOT_FOUND"],
+  rest: { method: "GET", path: "/orders/{id}/refunds", who: "user", status: 200, tag: "Buying" },
+  address: (params) => shardOf(params.id),
+});
+export const approveRefund = action("payment.approveRefund", {
+  summary: "Agree to a refund of units that were used and settled; it is taken from what the merchant is owed",
+  params: { id: "id", refundId: "id" },
+  answer: Refund,
+  errors: ["REFUND_NOT_FOUND"],
+  retrySafe: true,
+  rest: {
+    method: "POST",
+    path: "/merchants/{id}/refunds/{refundId}/approve",
+    who: "merchant",
+    status: 200,
+    key: "optional",
+    tag: "Money",
   },
   address: (params) => shardOf(params.id),
 });

@@ -12,12 +12,23 @@ import { LIMITS } from "../../domain/limits.ts";
 import { ORDER_ERRORS } from "../../domain/order/errors.ts";
 import type { PayCommand, PaymentRow, Tried } from "../../domain/payment/try.ts";
 import { handle, type Answer, type Ctx } from "../../mixins/contract.ts";
+import { storedAnswers } from "../../mixins/idempotency.ts";
 import { platformOf, type Platform } from "../../mixins/platform.ts";
 import { sweep, type Sweep } from "../../mixins/sweep.ts";
 import { Desk } from "./desk.ts";
 import { Finisher } from "./finisher.ts";
 import { finishDrain, makeDecideDrain, tryDrain } from "./pay.drain.ts";
-import { advanceRefunds, payOrder, recoverPayments, REFUNDS_REQUESTED } from "./payment.contract.ts";
+import { approveDrain, approve, list as listOfOrder, makeRequestDrain, request } from "./asking.ts";
+import {
+  advanceRefunds,
+  approveRefund,
+  listRefunds,
+  payOrder,
+  recoverPayments,
+  REFUNDS_REQUESTED,
+  refundsRequested,
+  requestRefund,
+} from "./payment.contract.ts";
 import { claimPayments, findPayments, findStuckPayments } from "./payment.store.ts";
 import { finishRefundsDrain, makeDecideRefundsDrain, tryRefundsDrain } from "./refund.drain.ts";
 import { claimRefunds } from "./refund.store.ts";
@@ -44,6 +55,9 @@ const payment: ServiceSchema<{}, {}, Parts> = {
     pay: handle(payOrder, pay),
     recover: handle(recoverPayments, recover),
     refund: handle(advanceRefunds, refund),
+    requestRefund: handle(requestRefund, request),
+    refundsOf: handle(listRefunds, listOfOrder),
+    approveRefund: handle(approveRefund, approve),
   },
   events: {
     [REFUNDS_REQUESTED]: { handler: onRefundsRequested },
@@ -61,6 +75,9 @@ const payment: ServiceSchema<{}, {}, Parts> = {
       makeDecideDrain(this.platform, (decided) => this.finisher.add(decided)),
     );
     this.platform.offer("payment.finish", finishDrain);
+    const due = (shard: Shard): void => refundsRequested(this.broker, shard);
+    this.platform.offer("refund.approve", storedAnswers(approveDrain(due)));
+    this.platform.offer("refund.request", storedAnswers(makeRequestDrain(this.platform, due)));
     this.platform.offer("refund.try", tryRefundsDrain);
     this.platform.offer("refund.decide", makeDecideRefundsDrain(metrics));
     this.platform.offer("refund.finish", finishRefundsDrain);

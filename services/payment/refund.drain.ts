@@ -2,10 +2,11 @@
 import type { GroupId, OrderId, RefundId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import type { TransferRequest } from "../../domain/ledger.ts";
-import { toJson } from "../../domain/money.ts";
+import { fen, toJson } from "../../domain/money.ts";
 import { orderMoved } from "../../domain/order/moved.ts";
 import type { OrderRow } from "../../domain/order/place.ts";
-import { refundedOrders, stepOf, type RefundStep } from "../../domain/refund/advance.ts";
+import { mayGo, refundedOrders, stepOf, type RefundStep } from "../../domain/refund/advance.ts";
+import { COMMISSION, escrowOf, payableOf } from "../../domain/settlement/decide.ts";
 import type { Work } from "../../mixins/drain.ts";
 import { appendEvents } from "../../mixins/events.ts";
 import { bookTransfers } from "../../mixins/ledger.ts";
@@ -14,7 +15,7 @@ import { enterPhase } from "../../mixins/tcc.ts";
 import { changeGroups, lockGroups, moveSeats } from "../group/group.store.ts";
 import { lockOrders, moveOrders } from "../order/order.store.ts";
 import { refundVouchers } from "../voucher/voucher.store.ts";
-import { CITY_BRANCH, escrowOf, TRANSIT } from "./pay.drain.ts";
+import { CITY_BRANCH, TRANSIT } from "./pay.drain.ts";
 import { findOwed, lockRefunds, moveRefunds, sumSucceeded, type RefundRow } from "./refund.store.ts";
 
 type Ids = readonly RefundId[];
@@ -29,6 +30,17 @@ const transferOf = (refund: RefundRow, kind: TransferRequest["kind"]): TransferR
   orderId: refund.orderId,
 });
 
+/** What was settled of used units, back into escrow: from where it goes the way of every refund. Only this may take a payable below zero. */
+function clawback({ id, orderId, merchantId, amount, commission, used }: RefundRow): TransferRequest[] {
+  if (!used) return [];
+  const common = { kind: "post", businessKey: id, credit: escrowOf(merchantId), orderId, fresh: true } as const;
+  const net = fen(amount - commission);
+  return [
+    ...(net > 0n ? [{ ...common, code: "clawback" as const, debit: payableOf(merchantId), amount: net }] : []),
+    ...(commission > 0n ? [{ ...common, code: "commission-back" as const, debit: COMMISSION, amount: commission }] : []),
+  ];
+}
+
 /** Locks the refunds of a batch; those that are at `step` take it, the rest are further already. */
 async function lockAt(work: Work, lists: readonly Ids[], step: RefundStep): Promise<RefundRow[]> {
   const refunds = await lockRefunds(work, work.shard, [...new Set(lists.flat())].sort());
@@ -40,7 +52,7 @@ const idsOf = (refunds: readonly RefundRow[]): RefundId[] => refunds.map(({ id }
 /** REQUESTED → PROCESSING: the city promises the money. */
 export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promise<null[]> {
   const { shard } = work;
-  const refunds = await lockAt(work, lists, "request");
+  const refunds = (await lockAt(work, lists, "request")).filter((refund) => mayGo(refund, work.now));
   const owed = await findOwed(work, shard, [...new Set(refunds.map(({ paymentId }) => paymentId))]);
   for (const { paymentId } of refunds) {
     const { paid, refunded } = owed.get(paymentId) ?? { paid: 0n, refunded: 1n };
@@ -51,7 +63,8 @@ export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promis
     enterPhase(work, shard.slot, CITY_BRANCH, "try", idsOf(refunds)),
     bookTransfers(
       work,
-      refunds.map((refund) => transferOf(refund, "pend")),
+      // Locked and REQUESTED: nothing of them is booked yet.
+      refunds.flatMap((refund) => [...clawback(refund), { ...transferOf(refund, "pend"), fresh: true }]),
     ),
   ]);
   return lists.map(() => null);
@@ -77,7 +90,7 @@ export const makeDecideRefundsDrain =
     return lists.map(() => null);
   };
 
-/** PROCESSING → SUCCEEDED: the money is in the wallet. An order that is refunded as a whole becomes REFUNDED, its seat and vouchers with it. */
+/** PROCESSING → SUCCEEDED: the money is in the wallet. Its vouchers become REFUNDED with it, and an order that is refunded as a whole, with its seat. */
 export async function finishRefundsDrain(work: Work, lists: readonly Ids[]): Promise<null[]> {
   const { shard, now } = work;
   const refunds = await lockAt(work, lists, "confirm");
@@ -93,7 +106,7 @@ export async function finishRefundsDrain(work: Work, lists: readonly Ids[]): Pro
     refundVouchers(
       work,
       shard,
-      whole.map(({ id }) => id),
+      refunds.filter(({ used }) => !used),
     ),
     ...(["PAID", "CONFIRMED"] as const).map((from) => moveOrders(work, shard, idsIn(whole, from), { from, to: "REFUNDED", endedAt: now })),
     appendEvents(work, shard, [

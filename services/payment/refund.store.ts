@@ -16,15 +16,24 @@ export interface NewRefund {
   readonly quantity: number;
   readonly amount: bigint;
   readonly reason: string;
+  /** What the consumer says of it. */
+  readonly note?: string | undefined;
+  /** Its units were used: see `domain/refund/request.ts`. */
+  readonly used?: boolean;
+  readonly commission?: bigint;
+  readonly approveBy?: Date | undefined;
 }
 
 const REQUEST: Statement = {
   name: "refund/request",
   text: `
-    insert into refunds_$1 (slot, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, state, next_attempt_at, created_at)
-    select $1, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, 'REQUESTED', $2, $2
-      from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::bigint[], $10::text[])
-        as r(id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason)`,
+    insert into refunds_$1 (slot, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, note, used, commission, approve_by,
+                         state, next_attempt_at, created_at)
+    select $1, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, note, used, commission, approve_by,
+           'REQUESTED', coalesce(approve_by, $2), $2
+      from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::bigint[], $10::text[], $11::text[],
+                  $12::boolean[], $13::bigint[], $14::timestamptz[])
+        as r(id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, note, used, commission, approve_by)`,
 };
 
 /**
@@ -45,6 +54,10 @@ export async function requestRefunds(tx: Queryable, shard: Shard, refunds: reado
       refunds.map((refund) => refund.quantity),
       refunds.map((refund) => String(refund.amount)),
       refunds.map((refund) => refund.reason),
+      refunds.map((refund) => refund.note ?? null),
+      refunds.map((refund) => refund.used ?? false),
+      refunds.map((refund) => String(refund.commission ?? 0n)),
+      refunds.map((refund) => refund.approveBy ?? null),
     ]),
     appendEvents(
       tx,
@@ -72,6 +85,11 @@ export interface RefundRow {
   readonly consumerId: UserId;
   readonly merchantId: MerchantId;
   readonly amount: Fen;
+  /** Of used units: this much of the amount comes back from our part, the rest from the merchant's. */
+  readonly used: boolean;
+  readonly commission: Fen;
+  readonly approveBy: Date | undefined;
+  readonly approvedAt: Date | undefined;
   readonly state: RefundState;
   /** PROCESSING with a decision: the city has booked it, and it only goes forward. */
   readonly decided: boolean;
@@ -84,10 +102,15 @@ interface RefundRecord {
   consumer_id: UserId;
   merchant_id: MerchantId;
   amount: string;
+  used: boolean;
+  commission: string;
+  approve_by: Date | null;
+  approved_at: Date | null;
   state: RefundState;
   decided: boolean;
 }
-const COLUMNS = "id, order_id, payment_id, consumer_id, merchant_id, amount, state, decided_at is not null as decided";
+const COLUMNS =
+  "id, order_id, payment_id, consumer_id, merchant_id, amount, used, commission, approve_by, approved_at, state, decided_at is not null as decided";
 const toRefund = (row: RefundRecord): RefundRow => ({
   id: row.id,
   orderId: row.order_id,
@@ -95,6 +118,10 @@ const toRefund = (row: RefundRecord): RefundRow => ({
   consumerId: row.consumer_id,
   merchantId: row.merchant_id,
   amount: fen(row.amount),
+  used: row.used,
+  commission: fen(row.commission),
+  approveBy: row.approve_by ?? undefined,
+  approvedAt: row.approved_at ?? undefined,
   state: row.state,
   decided: row.decided,
 });
@@ -111,12 +138,12 @@ const OWED: Statement = {
     select p.id, p.amount, (select coalesce(sum(r.amount), 0) from refunds_$1 r where r.slot = $1 and r.order_id = p.order_id and r.payment_id = p.id) as refunded
       from payments_$1 p where p.slot = $1 and p.id = any($2::bigint[])`,
 };
-/** What of each order is back at its consumer. */
+/** What of each order is back at its consumer, unused. */
 const SUCCEEDED: Statement = {
   name: "refund/succeeded",
   text: `
     select order_id, sum(amount) as amount from refunds_$1
-     where slot = $1 and order_id = any($2::bigint[]) and state = 'SUCCEEDED' group by order_id`,
+     where slot = $1 and order_id = any($2::bigint[]) and state = 'SUCCEEDED' and not used group by order_id`,
 };
 const MOVE: Statement = {
   name: "refund/move",
@@ -140,12 +167,47 @@ const CLAIM: Statement = {
   text: `
     with due as (
       select slot, ctid as row from refunds
-       where slot = any($1) and state in ('REQUESTED', 'PROCESSING') and next_attempt_at <= now()
+       where slot = any($1) and unfinished and next_attempt_at <= now()
        order by next_attempt_at limit $2 for update skip locked)
     update refunds r set attempts = r.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(r.attempts + 1, 6))
       from due where r.slot = due.slot and r.ctid = due.row
     returning r.slot, r.id`,
 };
+
+/** A merchant's word: from now on it is due. */
+const APPROVE: Statement = {
+  name: "refund/approve",
+  text: `
+    update refunds_$1 set approved_at = $3, next_attempt_at = $3
+     where slot = $1 and id = any($2::bigint[]) and used and approved_at is null and state = 'REQUESTED' returning id`,
+};
+const OF_ORDER: Statement = {
+  name: "refund/of-order",
+  text: `select ${COLUMNS}, quantity, reason, created_at from refunds_$1 where slot = $1 and order_id = $2 order by id`,
+};
+
+/** A refund as it is shown to its consumer and its merchant. */
+export interface ShownRefund extends RefundRow {
+  readonly quantity: number;
+  readonly reason: string;
+  readonly createdAt: Date;
+}
+
+/** The refunds of one order: a unit is refunded once, so there are never more than an order has units. */
+export const refundsOf = async (db: Queryable, shard: Shard, orderId: string): Promise<ShownRefund[]> =>
+  (await db.query<RefundRecord & { quantity: number; reason: string; created_at: Date }>(OF_ORDER, [shard.slot, orderId])).map((row) => ({
+    ...toRefund(row),
+    quantity: row.quantity,
+    reason: row.reason,
+    createdAt: row.created_at,
+  }));
+
+/** Approves locked refunds that wait for it. */
+export async function approveRefunds(tx: Queryable, shard: Shard, ids: readonly RefundId[], now: Date): Promise<void> {
+  if (ids.length === 0) return;
+  const approved = await tx.query(APPROVE, [shard.slot, ids, now]);
+  invariant(approved.length === ids.length, "a refund that is approved was waiting for it");
+}
 
 export const findRefunds = async (db: Queryable, shard: Shard, ids: readonly string[]): Promise<RefundRow[]> =>
   (await db.query<RefundRecord>(BY_IDS, [shard.slot, ids])).map(toRefund);

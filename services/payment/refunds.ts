@@ -3,7 +3,7 @@
  * repeated, and a step that fails leaves its refunds for their next attempt.
  */
 import type { Logger, ServiceBroker } from "moleculer";
-import { cityOf, type RefundId, type Shard } from "../../domain/ids.ts";
+import { cityOf, shardKey, type RefundId, type Shard } from "../../domain/ids.ts";
 import { toJson } from "../../domain/money.ts";
 import { stepOf, type RefundStep } from "../../domain/refund/advance.ts";
 import type { Platform } from "../../mixins/platform.ts";
@@ -27,6 +27,7 @@ export class Refunds {
   readonly #broker: ServiceBroker;
   readonly #platform: Platform;
   readonly #logger: Logger;
+  readonly #paying = new Map<string, { again: boolean; done: Promise<void> }>();
 
   constructor(broker: ServiceBroker, platform: Platform, logger: Logger) {
     this.#broker = broker;
@@ -34,8 +35,30 @@ export class Refunds {
     this.#logger = logger;
   }
 
-  /** Takes what is due in a shard and pays it out, until nothing is. */
-  async payOut(shard: Shard): Promise<void> {
+  /**
+   * Takes what is due in a shard and pays it out, until nothing is. One at a time a shard: whoever comes while it runs makes it look once more, so
+   * that refunds asked for one by one are paid in batches.
+   */
+  payOut(shard: Shard): Promise<void> {
+    const key = shardKey(shard);
+    const running = this.#paying.get(key);
+    if (running) {
+      running.again = true;
+      return running.done;
+    }
+    const paying = { again: false, done: Promise.resolve() };
+    this.#paying.set(key, paying);
+    const run = async (): Promise<void> => {
+      do {
+        paying.again = false;
+        await this.#payOut(shard);
+      } while (paying.again);
+    };
+    paying.done = run().finally(() => this.#paying.delete(key));
+    return paying.done;
+  }
+
+  async #payOut(shard: Shard): Promise<void> {
     for (;;) {
       const due = await claimRefunds(this.#platform.databaseOf(shard), [shard.slot], REFUNDS_MAX);
       await this.advance(

@@ -216,7 +216,7 @@ describe("a cluster", () => {
       urlOf: (database) => database,
       services: [],
       nats: { servers: [`127.0.0.1:${nats?.port}`], user: "tuanbar", pass: readFileSync(join(dataDir, "secrets", "nats"), "utf8").trim() },
-      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
       logLevel: "fatal",
     });
     try {

@@ -266,7 +266,7 @@ describe("events over NATS JetStream", () => {
         keyspaces: keyspaces.keyspaces,
         urlOf: keyspaces.urlOf,
         services,
-        trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+        trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
         logLevel: "fatal",
         nats: natsAt(nats.url),
       });

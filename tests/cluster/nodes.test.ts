@@ -55,7 +55,7 @@ describe("nodes of a cluster", () => {
       services: ["stock"],
       replace: { stock: where(nodeID) },
       nats: { servers: [`127.0.0.1:${port}`], user: "tuanbar", pass: PASSWORD },
-      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
       logLevel: "fatal",
       ...options,
     });

@@ -59,7 +59,7 @@ export async function testGateway(
       databases: new Map(),
       metrics,
       logger: broker.logger,
-      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
     }),
   );
   for (const [name, actions] of Object.entries(Object.groupBy(CONTRACTS, (contract) => contract.name.split(".")[0] ?? ""))) {

@@ -33,7 +33,7 @@ export async function testNode(
       keyspaces: keyspaces.keyspaces,
       urlOf: keyspaces.urlOf,
       services,
-      trade: { orderTtlSeconds: 900, settlementDelayMinutes: 60 },
+      trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
       logLevel: process.env["LOG_LEVEL"] ?? "fatal",
       settings,
       ...more,

@@ -12,7 +12,7 @@ import { listVouchers } from "../../services/voucher/voucher.contract.ts";
 import { getWallet, topUp } from "../../services/wallet/wallet.contract.ts";
 import { callAs, caller, testNode, type TestNode } from "./node.ts";
 
-const SELLING: readonly ServiceName[] = ["wallet", "group", "order", "payment", "voucher", "ops"];
+const SELLING: readonly ServiceName[] = ["wallet", "group", "order", "payment", "voucher", "settlement", "ops"];
 
 export const refused = (code: string) => (error: unknown) => error instanceof DomainError && error.type === code;
 
@@ -35,7 +35,7 @@ export class Shop {
     this.test = test;
   }
   static async open(): Promise<Shop> {
-    return new Shop(await testNode(SELLING, { wallet: { testChannel: true } }));
+    return new Shop(await testNode(SELLING, { wallet: { testChannel: true }, settlement: { testChannel: true } }));
   }
   close(): Promise<void> {
     return this.test.stop();
@@ -71,12 +71,13 @@ export class Shop {
     return this.test.node.platform.databaseOf(shard).query<Row>({ name: `test/${randomUUID()}`, text }, [shard.slot, ...values]);
   }
 
-  /** Waits until every payment and refund has its end. */
+  /** Waits until every payment and refund has its end, or waits for its merchant. */
   async settled(): Promise<void> {
     const unfinished = {
       name: "test/unfinished",
       text: `select (select count(*) from payments where state in ('TRYING', 'CONFIRMING', 'CANCELLING'))
-                  + (select count(*) from refunds where state in ('REQUESTED', 'PROCESSING')) as left`,
+                  + (select count(*) from refunds where state in ('REQUESTED', 'PROCESSING')
+                        and (approve_by is null or approved_at is not null or approve_by <= now())) as left`,
     };
     const { platform } = this.test.node;
     const cities = [...platform.databases.values()].filter(({ city }) => platform.servesCity(city));

@@ -6,10 +6,28 @@
 import { randomInt } from "node:crypto";
 import pg from "pg";
 import { CHAIN_START, EMPTY, isFloored, postTransfers, type TransferRequest } from "../../domain/ledger.ts";
-import { composeId, shardOf, slotOf, SLOT_COUNT, USER_CITY, type Id, type OrderId, type Shard, type TransferId } from "../../domain/ids.ts";
+import {
+  composeId,
+  shardOf,
+  slotOf,
+  SLOT_COUNT,
+  USER_CITY,
+  type Id,
+  type MerchantId,
+  type OrderId,
+  type PayoutId,
+  type SettlementId,
+  type Shard,
+  type TransferId,
+  type UserId,
+  type VoucherId,
+} from "../../domain/ids.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { fen, share } from "../../domain/money.ts";
 import type { OrderState } from "../../domain/order/state.ts";
+import { decidePayouts, requestTransfer } from "../../domain/payout/decide.ts";
+import { transfersOf } from "../../domain/settlement/decide.ts";
+import { split } from "../../domain/settlement/split.ts";
 import type { TestKeyspaces } from "./databases.ts";
 
 type Row = Record<string, unknown>;
@@ -88,13 +106,14 @@ export class World {
   deal(shard: Shard, options: { price: number; stock: number; limit: number | null }) {
     const merchantId = this.id(shard);
     const dealId = this.id(shard);
-    this.add(shard, "merchants", {
+    const merchant = this.add(shard, "merchants", {
       id: merchantId,
       name: "一间酒吧",
       commission_bps: 500,
       owner_id: this.id({ city: USER_CITY, slot: 0 }),
       owner_username: "owner",
       state: "OPEN",
+      paid_out: 0,
       created_at: this.at,
     });
     this.add(shard, "deals", {
@@ -116,7 +135,7 @@ export class World {
     });
     const stock = this.add(shard, "stock", { deal_id: dealId, bucket: 0, total: options.stock, held: 0, sold: 0 });
     this.#flow(shard, stock, { total: options.stock, held: 0, sold: 0 }, "created");
-    return { shard, merchantId, dealId, price: options.price, limit: options.limit, stock };
+    return { shard, merchantId, dealId, price: options.price, limit: options.limit, stock, merchant };
   }
 
   openGroup(deal: Deal, size: number, leader: Person) {
@@ -268,6 +287,7 @@ export class World {
         issued_at: this.at,
         valid_until: new Date(this.at.getTime() + 30 * 86_400_000),
         redeemed_at: null,
+        refund_id: null,
       });
     }
   }
@@ -278,6 +298,20 @@ export class World {
     const vouchers = this.#table(deal.shard, "vouchers").filter((voucher) => voucher["order_id"] === row.id);
     for (const voucher of vouchers.slice(0, count)) {
       Object.assign(voucher, { state: "REDEEMED", redeemed_at: this.at });
+      const of = { voucher_id: voucher["id"], order_id: row.id, merchant_id: deal.merchantId };
+      this.add(deal.shard, "redemptions", { id: this.id(deal.shard), ...of, kind: "REDEEM", actor: null, at: this.at });
+      const gross = fen(voucher["amount"] as number);
+      this.add(deal.shard, "settlements", {
+        id: this.id(deal.shard),
+        ...of,
+        gross: Number(gross),
+        commission: Number(split(gross, 500).commission),
+        state: "INIT",
+        attempt: 0,
+        created_at: this.at,
+        due_at: new Date(this.at.getTime() + 7_200_000),
+        ended_at: null as Date | null,
+      });
       this.event(deal.shard, "voucher.redeemed", String(voucher["id"]), {
         orderId: row.id,
         consumerId: user.id,
@@ -288,27 +322,106 @@ export class World {
     if (count === row.quantity) this.#become(order, "COMPLETED");
   }
 
+  /** The merchant has what the used vouchers of an order brought. */
+  settle(order: OrderRow): void {
+    const { row, deal } = order;
+    const vouchers = this.#table(deal.shard, "vouchers").filter((voucher) => voucher["order_id"] === row.id);
+    for (const voucher of vouchers) if (voucher["state"] === "REDEEMED") voucher["state"] = "SETTLED";
+    for (const settlement of this.#table(deal.shard, "settlements")) {
+      if (settlement["order_id"] !== row.id) continue;
+      Object.assign(settlement, { state: "SUCCESS", attempt: 1, due_at: this.at, ended_at: this.at });
+      const common = {
+        id: settlement["id"] as SettlementId,
+        voucherId: settlement["voucher_id"] as VoucherId,
+        orderId: row.id as OrderId,
+        merchantId: deal.merchantId as MerchantId,
+      };
+      const of = { gross: fen(settlement["gross"] as number), commission: fen(settlement["commission"] as number) };
+      for (const request of transfersOf({ ...common, ...of, state: "PROCESSING", attempt: 1 })) this.transfer(deal.shard, request);
+    }
+  }
+
+  /** The first used and settled unit of an order is paid back by its merchant, and pro rata by us. */
+  clawBack(order: OrderRow, payment: Payment): void {
+    const { row, deal } = order;
+    const voucher = this.#table(deal.shard, "vouchers").find((one) => one["order_id"] === row.id && one["state"] === "SETTLED");
+    const amount = fen(voucher?.["amount"] as number);
+    const { commission, net } = split(amount, 500);
+    const refund = this.#refund(order, payment, { quantity: 1, amount: Number(amount), reason: "REQUESTED" });
+    Object.assign(refund, { used: true, commission: Number(commission), approve_by: this.at, approved_at: this.at });
+    Object.assign(voucher ?? {}, { refund_id: refund.id });
+    const common = { kind: "post", businessKey: refund.id, credit: `escrow:${deal.merchantId}`, orderId: row.id as OrderId } as const;
+    this.transfer(deal.shard, { ...common, code: "clawback", debit: `payable:${deal.merchantId}`, amount: net });
+    this.transfer(deal.shard, { ...common, code: "commission-back", debit: "commission", amount: commission });
+    this.#both(order, "refund", refund.id, "pend", "pend", amount);
+    this.#both(order, "refund", refund.id, "post-pending", "post-pending", amount);
+  }
+
+  /** An order's last unit is given back unused. */
+  giveBack(order: OrderRow, payment: Payment): void {
+    const { row, deal, user } = order;
+    const voucher = this.#table(deal.shard, "vouchers").findLast((one) => one["order_id"] === row.id);
+    const amount = fen(voucher?.["amount"] as number);
+    const refund = this.#refund(order, payment, { quantity: 1, amount: Number(amount), reason: "REQUESTED" });
+    Object.assign(voucher ?? {}, { state: "REFUNDED", refund_id: refund.id });
+    this.#both(order, "refund", refund.id, "pend", "pend", amount);
+    this.#both(order, "refund", refund.id, "post-pending", "post-pending", amount);
+    this.#move(deal, { held: 0, sold: -1 }, "refunded");
+    if (deal.limit !== null) this.#quota(deal, deal.dealId, user.id, -1, deal.limit);
+  }
+
+  /** Nobody used an order's vouchers in time, and its deal gives nothing back. */
+  forfeit(order: OrderRow): void {
+    const { row, deal } = order;
+    for (const voucher of this.#table(deal.shard, "vouchers")) {
+      if (voucher["order_id"] !== row.id) continue;
+      Object.assign(voucher, { state: "EXPIRED", valid_until: this.at });
+      this.transfer(deal.shard, {
+        kind: "post",
+        code: "breakage",
+        businessKey: voucher["id"] as string,
+        debit: `escrow:${deal.merchantId}`,
+        credit: "breakage",
+        amount: fen(voucher["amount"] as number),
+        orderId: row.id as OrderId,
+      });
+    }
+    this.#become(order, "COMPLETED");
+  }
+
+  /** A payout that is where its state says. */
+  payOut(deal: Deal, amount: number, state: "PROCESSING" | "SUCCEEDED" | "FAILED" | "RETURNED") {
+    const id = this.id(deal.shard);
+    const ended = state !== "PROCESSING";
+    const row = this.add(deal.shard, "payouts", {
+      id,
+      merchant_id: deal.merchantId,
+      channel: "bank",
+      amount,
+      state,
+      requested_by: this.id({ city: USER_CITY, slot: 0 }),
+      attempts: 1,
+      next_attempt_at: this.at,
+      created_at: this.at,
+      ended_at: ended ? this.at : null,
+    });
+    const payout = { id: id as PayoutId, merchantId: deal.merchantId as MerchantId, channel: "bank", amount: fen(amount) };
+    const whole = { ...payout, state: "PROCESSING" as const, requestedBy: row.requested_by as UserId };
+    this.transfer(deal.shard, requestTransfer(whole));
+    const words = { PROCESSING: [], SUCCEEDED: ["pay"], FAILED: ["refuse"], RETURNED: ["pay", "return"] } as const;
+    const told = words[state].map((event) => ({ id: payout.id, event, reason: undefined }));
+    for (const { transfers } of decidePayouts(told, new Map([[payout.id, whole]])))
+      for (const request of transfers) this.transfer(deal.shard, request);
+    if (state === "SUCCEEDED") deal.merchant.paid_out += amount;
+    return { row };
+  }
+
   /** The group's time is up: everybody's money goes back. */
   fail(group: GroupRow, paid: readonly { order: OrderRow; payment: Payment }[]): void {
     group.state = "FAILED";
     for (const { order, payment } of paid) {
       const { row, deal, user } = order;
-      const refund = this.add(deal.shard, "refunds", {
-        id: this.id(deal.shard),
-        order_id: row.id,
-        payment_id: payment.row.id,
-        consumer_id: user.id,
-        merchant_id: deal.merchantId,
-        quantity: row.quantity,
-        amount: row.amount,
-        reason: "GROUP_FAILED",
-        state: "SUCCEEDED",
-        attempts: 1,
-        next_attempt_at: this.at,
-        created_at: this.at,
-        decided_at: this.at,
-        ended_at: this.at,
-      });
+      const refund = this.#refund(order, payment, { quantity: row.quantity, amount: row.amount, reason: "GROUP_FAILED" });
       this.#both(order, "refund", refund.id, "pend", "pend");
       this.#both(order, "refund", refund.id, "post-pending", "post-pending");
       this.#become(order, "REFUNDED");
@@ -317,6 +430,27 @@ export class World {
       group.taken -= 1;
       this.#seat(order, "REFUNDED");
     }
+  }
+
+  #refund({ row, deal, user }: OrderRow, payment: Payment, of: { quantity: number; amount: number; reason: string }) {
+    return this.add(deal.shard, "refunds", {
+      id: this.id(deal.shard),
+      order_id: row.id,
+      payment_id: payment.row.id,
+      consumer_id: user.id,
+      merchant_id: deal.merchantId,
+      ...of,
+      used: false,
+      commission: 0,
+      approve_by: null as Date | null,
+      approved_at: null as Date | null,
+      state: "SUCCEEDED",
+      attempts: 1,
+      next_attempt_at: this.at,
+      created_at: this.at,
+      decided_at: this.at,
+      ended_at: this.at,
+    });
   }
 
   async write(): Promise<void> {
@@ -393,9 +527,9 @@ export class World {
     key: string,
     inCity: TransferRequest["kind"],
     atUser: TransferRequest["kind"] | undefined,
+    amount = fen(order.row.amount),
   ): void {
     const { deal, row, user } = order;
-    const amount = fen(row.amount);
     const common = { code, businessKey: key, amount, orderId: row.id as OrderId };
     const into = (from: string, to: string): { debit: string; credit: string } =>
       code === "pay" ? { debit: from, credit: to } : { debit: to, credit: from };
@@ -490,6 +624,22 @@ export function everythingIn(world: World, shard: Shard) {
   const lonely = world.order(deal, bob, 1, failed);
   const lonelyPayment = world.pay(lonely);
   world.fail(failed, [{ order: lonely, payment: lonelyPayment }]);
+  // What used and unused units bring, in a deal of their own: its merchant's payable has all it can have.
+  const settling = world.deal(shard, { price: 7_007, stock: 100, limit: 99 });
+  const settled = world.order(settling, cyd, 3);
+  const settledPayment = world.pay(settled);
+  world.redeem(settled, 3);
+  world.settle(settled);
+  world.clawBack(settled, settledPayment);
+  const givenBack = world.order(settling, cyd, 2);
+  world.giveBack(givenBack, world.pay(givenBack));
+  const forfeited = world.order(settling, cyd, 1);
+  world.pay(forfeited);
+  world.forfeit(forfeited);
+  const paidOut = world.payOut(settling, 5_000, "SUCCEEDED");
+  world.payOut(settling, 300, "PROCESSING");
+  world.payOut(settling, 200, "FAILED");
+  const returned = world.payOut(settling, 100, "RETURNED");
   const spare = [world.id(shard), world.id(shard), world.id(shard)] as const;
   return {
     shard,
@@ -514,5 +664,11 @@ export function everythingIn(world: World, shard: Shard) {
     first,
     failed,
     lonely,
+    settling,
+    settled,
+    givenBack,
+    forfeited,
+    paidOut,
+    returned,
   };
 }

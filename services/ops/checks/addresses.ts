@@ -15,8 +15,9 @@ export const ADDRESS_CHECKS: readonly Check[] = [
   {
     name: "addresses.city",
     scope: "city",
-    proves: "every merchant, deal, group, order, payment, refund and voucher lives where its id says, in a database that serves its slot",
-    statement: misplaced(["merchants", "deals", "groups", "orders", "payments", "refunds", "vouchers"]),
+    proves:
+      "every merchant, deal, group, order, payment, refund, voucher, settlement and payout lives where its id says, in a database that serves its slot",
+    statement: misplaced(["merchants", "deals", "groups", "orders", "payments", "refunds", "vouchers", "settlements", "payouts"]),
     values: (database) => [database.slots],
   },
   {

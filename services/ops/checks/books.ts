@@ -40,16 +40,23 @@ export const BOOK_CHECKS: readonly Check[] = [
   {
     name: "books.escrow",
     scope: "city",
-    proves: "a merchant's escrow holds what was paid to it and not refunded",
+    proves: "a merchant's escrow holds what was paid to it and neither refunded, nor settled, nor forfeited",
     statement: `
-      select slot, account, a.balance, m.paid, m.refunded
+      select slot, account, a.balance, m.paid, m.refunded, m.settled
         from (select slot, account, credits_posted - debits_posted as balance from accounts where account like 'escrow:%') a
-        full join (select slot, 'escrow:' || merchant_id as account, sum(paid) as paid, sum(refunded) as refunded
-                     from (select slot, merchant_id, amount as paid, 0 as refunded from payments where state in ('CONFIRMING', 'CONFIRMED')
+        full join (select slot, 'escrow:' || merchant_id as account, sum(paid) as paid, sum(refunded) as refunded, sum(settled) as settled
+                     from (select slot, merchant_id, amount as paid, 0 as refunded, 0 as settled from payments where state in ('CONFIRMING', 'CONFIRMED')
                            union all
-                           select slot, merchant_id, 0, amount from refunds where state = 'SUCCEEDED' or decided_at is not null) money
+                           select slot, merchant_id, 0, amount, 0 from refunds where state = 'SUCCEEDED' or decided_at is not null
+                           union all
+                           -- What was settled comes back before it is refunded.
+                           select slot, merchant_id, 0, 0, -amount from refunds where used and state <> 'REQUESTED'
+                           union all
+                           select slot, merchant_id, 0, 0, gross from settlements where state = 'SUCCESS'
+                           union all
+                           select slot, merchant_id, 0, 0, amount from vouchers where state = 'EXPIRED') money
                     group by slot, merchant_id) m using (slot, account)
-       where coalesce(a.balance, 0) <> coalesce(m.paid, 0) - coalesce(m.refunded, 0)`,
+       where coalesce(a.balance, 0) <> coalesce(m.paid, 0) - coalesce(m.refunded, 0) - coalesce(m.settled, 0)`,
   },
   {
     name: "books.topups",

@@ -6,7 +6,14 @@ const EVERYWHERE = {
   uniqueIndexes: ["transfers_business_key", "transfers_pkey", "transfers_pending"],
 } as const;
 const IN_CITIES = {
-  constraints: [...EVERYWHERE.constraints, "stock_not_oversold", "orders_check", "quotas_within_cap", "groups_not_overfull"],
+  constraints: [
+    ...EVERYWHERE.constraints,
+    "accounts_overdrawn",
+    "stock_not_oversold",
+    "orders_check",
+    "quotas_within_cap",
+    "groups_not_overfull",
+  ],
   uniqueIndexes: [
     ...EVERYWHERE.uniqueIndexes,
     "orders_idem_key",
@@ -14,6 +21,7 @@ const IN_CITIES = {
     "payments_one_live",
     "vouchers_code",
     "vouchers_order",
+    "settlements_voucher",
   ],
 } as const;
 const AT_USERS = { constraints: EVERYWHERE.constraints, uniqueIndexes: [...EVERYWHERE.uniqueIndexes, "users_username"] } as const;
@@ -27,23 +35,23 @@ const MISSING = `
   select guard, 'unique index' from unnest($2::text[]) guard
    where not exists (select from pg_index i where i.indexrelid = to_regclass(guard) and i.indisunique and i.indisvalid)
   union all
-  select t.relname, 'append-only trigger' from pg_class t
-   where t.oid in (select 'transfers'::regclass union all select inhrelid from pg_inherits where inhparent = 'transfers'::regclass)
-     and not exists (select from pg_trigger g where g.tgrelid = t.oid and g.tgname = 'transfers_append_only' and g.tgenabled in ('O', 'A'))`;
+  select t.relname, 'append-only trigger' from unnest($3::text[]) name, pg_class t
+   where t.oid in (select name::regclass union all select inhrelid from pg_inherits where inhparent = name::regclass)
+     and not exists (select from pg_trigger g where g.tgrelid = t.oid and g.tgname = name || '_append_only' and g.tgenabled in ('O', 'A'))`;
 
 export const GUARD_CHECKS: readonly Check[] = [
   {
     name: "guards.city",
     scope: "city",
-    proves: "the constraints, unique indexes and triggers that guard stock, orders, payments and the books are in place",
+    proves: "the constraints, unique indexes and triggers that guard stock, orders, payments, settlements and the books are in place",
     statement: MISSING,
-    values: [IN_CITIES.constraints, IN_CITIES.uniqueIndexes],
+    values: [IN_CITIES.constraints, IN_CITIES.uniqueIndexes, ["transfers", "redemptions"]],
   },
   {
     name: "guards.user",
     scope: "user",
     proves: "the constraints, unique indexes and triggers that guard wallets are in place",
     statement: MISSING,
-    values: [AT_USERS.constraints, AT_USERS.uniqueIndexes],
+    values: [AT_USERS.constraints, AT_USERS.uniqueIndexes, ["transfers"]],
   },
 ];

@@ -9,6 +9,7 @@ import { MESSAGING_CHECKS } from "./messaging.ts";
 import { ORDER_CHECKS } from "./orders.ts";
 import { PAYMENT_CHECKS } from "./payments.ts";
 import { QUOTA_CHECKS } from "./quotas.ts";
+import { SETTLEMENT_CHECKS } from "./settlements.ts";
 import { STOCK_CHECKS } from "./stock.ts";
 import { VOUCHER_CHECKS } from "./vouchers.ts";
 
@@ -21,6 +22,7 @@ export const CHECKS: readonly Check[] = [
   ...GROUP_CHECKS,
   ...PAYMENT_CHECKS,
   ...VOUCHER_CHECKS,
+  ...SETTLEMENT_CHECKS,
   ...LEDGER_CHECKS,
   ...BOOK_CHECKS,
   ...MESSAGING_CHECKS,

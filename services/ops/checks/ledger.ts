@@ -81,11 +81,22 @@ export const LEDGER_CHECKS: readonly Check[] = [
   {
     name: "ledger.floors",
     scope: "every",
-    proves: "wallets and payables are floored, and no floored account has spent or promised more than it has",
+    proves: "wallets and payables are floored, and no floored account has spent or promised more than it has, clawbacks apart",
     statement: `
       select slot, account, floored, debits_posted, debits_pending, credits_posted from accounts
        where floored <> (account like 'wallet:%' or account like 'payable:%')
-          or (floored and credits_posted - debits_posted - debits_pending < 0)`,
+          or (floored and account not like 'payable:%' and credits_posted - debits_posted - debits_pending < 0)`,
+  },
+  {
+    name: "ledger.overdrawn",
+    scope: "city",
+    proves: "a payable is below zero by what clawbacks took that was not there, never by more than they took, and by nothing else",
+    statement: `
+      select slot, account, a.overdrawn, a.left, c.clawed
+        from (select slot, account, overdrawn, credits_posted - debits_posted - debits_pending as left from accounts where account like 'payable:%') a
+        left join (select slot, debit_account as account, sum(amount) as clawed
+                     from transfers where code = 'clawback' and state = 'POSTED' group by slot, debit_account) c using (slot, account)
+       where a.overdrawn <> greatest(0, -a.left) or a.overdrawn > coalesce(c.clawed, 0)`,
   },
   {
     name: "ledger.promises",

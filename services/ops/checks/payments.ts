@@ -54,10 +54,11 @@ export const PAYMENT_CHECKS: readonly Check[] = [
   {
     name: "refunds.finished",
     scope: "city",
-    proves: `no refund is unfinished ${GRACE_SECONDS} s after it began, and none waits for a person`,
+    proves: `no refund is unfinished ${GRACE_SECONDS} s after it could begin, and none waits for a person`,
     statement: `
       select slot, id, order_id, state, attempts, last_error, created_at from refunds
-       where state = 'ABNORMAL' or (state in ('REQUESTED', 'PROCESSING') and created_at < now() - make_interval(secs => $1))`,
+       where state = 'ABNORMAL'
+          or (state in ('REQUESTED', 'PROCESSING') and coalesce(approved_at, approve_by, created_at) < now() - make_interval(secs => $1))`,
     values: [GRACE_SECONDS],
   },
   {
@@ -73,13 +74,26 @@ export const PAYMENT_CHECKS: readonly Check[] = [
        where p.id is null or r.refunded > p.amount`,
   },
   {
+    name: "refunds.units",
+    scope: "city",
+    proves:
+      "a refund of an order with vouchers is of whole units, at what was paid for each: unused ones on their way back, or settled ones",
+    statement: `
+      select slot, id, r.order_id, r.state, r.quantity, v.units, r.amount, v.amount as units_amount
+        from (select r.* from refunds r where exists (select from vouchers v where v.slot = r.slot and v.order_id = r.order_id)) r
+        full join (select slot, refund_id as id, order_id, count(*) as units, sum(amount) as amount, array_agg(distinct state) as states
+                     from vouchers where refund_id is not null group by slot, refund_id, order_id) v using (slot, id)
+       where (r.order_id, r.quantity, r.amount) is distinct from (v.order_id, v.units, v.amount)
+          or v.states <> array[case when r.used then 'SETTLED' when r.state = 'SUCCEEDED' then 'REFUNDED' else 'REFUNDING' end]`,
+  },
+  {
     name: "refunds.refunded-order",
     scope: "city",
-    proves: "a paid order is REFUNDED exactly when refunds of its whole amount have succeeded",
+    proves: "a paid order is REFUNDED exactly when its whole amount was refunded unused",
     statement: `
       select slot, id, o.state, o.amount, r.refunded
         from orders o
-        full join (select slot, order_id as id, sum(amount) as refunded from refunds where state = 'SUCCEEDED' group by slot, order_id) r using (slot, id)
+        full join (select slot, order_id as id, sum(amount) as refunded from refunds where state = 'SUCCEEDED' and not used group by slot, order_id) r using (slot, id)
        where (o.state = 'REFUNDED' and r.refunded is distinct from o.amount)
           or (r.refunded = o.amount and o.state not in ('REFUNDED', 'CANCELLED', 'EXPIRED'))
           or o.deal_id is null`,
