@@ -8,6 +8,7 @@ import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { DEAL_ERRORS } from "../domain/deal/errors.ts";
 import { ERRORS } from "../domain/errors.ts";
 import { GROUP_ERRORS } from "../domain/group/errors.ts";
+import { JOURNAL_ERRORS } from "../domain/journal/errors.ts";
 import { GROUP, GROUP_INITIAL, SEAT, SEAT_INITIAL } from "../domain/group/state.ts";
 import { cityOf, composeId, ID_EPOCH_MS, isId, mintedAtMs, shardOf, slotOf } from "../domain/ids.ts";
 import { InvariantViolation } from "../domain/invariant.ts";
@@ -270,7 +271,16 @@ describe("errors", () => {
   const anything = new Proxy({}, { get: (_, field) => (field === "allow" ? ["GET"] : field === "errors" ? [] : `<${String(field)}>`) });
 
   test("every row has a name of its own, a status of an error, and a sentence that says something", () => {
-    const tables: readonly object[] = [COMMON_ERRORS, USER_ERRORS, DEAL_ERRORS, ORDER_ERRORS, GROUP_ERRORS, VOUCHER_ERRORS, REFUND_ERRORS];
+    const tables: readonly object[] = [
+      COMMON_ERRORS,
+      USER_ERRORS,
+      DEAL_ERRORS,
+      ORDER_ERRORS,
+      GROUP_ERRORS,
+      VOUCHER_ERRORS,
+      REFUND_ERRORS,
+      JOURNAL_ERRORS,
+    ];
     const names = tables.flatMap((table) => Object.keys(table));
     assert.deepEqual(
       names.toSorted(),
