@@ -295,6 +295,38 @@ describe("paying", () => {
     await shop.addsUp();
   });
 
+  it("asks for the decision again when the database could not make it, and answers the same request", async () => {
+    const deal = await makeDeal(shop.test, { stock: 10, price: 1_000 });
+    const user = await shop.person(5_000);
+    const order = await shop.order(deal, user);
+    const hold = (id: Id, text: string, values: unknown[], seconds: number) => {
+      const held = Promise.withResolvers<undefined>();
+      const database = shop.test.node.platform.databaseOf(shardOf(id));
+      const over = database.transaction(async (tx) => {
+        await tx.query({ name: "", text }, [shardOf(id).slot, ...values]);
+        held.resolve(undefined);
+        await tx.query({ name: "", text: "select pg_sleep($1)" }, [seconds]);
+      });
+      return { held: held.promise, over };
+    };
+    // The wallet's Try waits while the row is taken that the decision will need.
+    const wallet = hold(user, "select 1 from chain_heads where slot = $1 for update", [], 0.5);
+    await wallet.held;
+    const paying = shop.pay(order, user);
+    let begun: { id: Id } | undefined;
+    await eventually(async () => {
+      [begun] = await shop.rows<{ id: Id }>(order.id, "select id from payments where slot = $1 and order_id = $2", [order.id]);
+      assert.ok(begun);
+    });
+    // A command that waits for a lock is refused after three tries of a second.
+    const row = hold(order.id, "select 1 from payments where slot = $1 and id = $2 for update", [begun!.id], 4);
+    await row.held;
+    assert.equal((await paying).paymentId, begun!.id);
+    await Promise.all([wallet.over, row.over]);
+    assert.equal(await status(order, user), "CONFIRMED");
+    await shop.addsUp();
+  });
+
   it("200 shoppers open, join and pay at once, and everything adds up", async () => {
     const deal = await makeDeal(shop.test, { stock: 150, price: 2_000, tiers: [{ size: 2, price: 1_500 }] });
     const leaders = await Promise.all(Array.from({ length: 60 }, () => shop.person(2_000)));

@@ -1,8 +1,10 @@
 /** The coordinator of a payment: Try at the wallet, decide in the city, answer. What comes after the answer is the finisher's. */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { ServiceBroker } from "moleculer";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { DomainError, refusal } from "../../domain/error.ts";
 import { shardOf, type PaymentId } from "../../domain/ids.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import type { Decided, DecideCommand } from "../../domain/payment/decide.ts";
 import type { PaymentRow } from "../../domain/payment/try.ts";
 import { USER_ERRORS } from "../../domain/user/errors.ts";
@@ -10,6 +12,9 @@ import type { Platform } from "../../mixins/platform.ts";
 import { tryWallets } from "../wallet/wallet.contract.ts";
 import { Tries, type BranchOutcome } from "./branches.ts";
 import { branchOf } from "./finisher.ts";
+
+/** Between two attempts at a decision: PostgreSQL is back from a crash in a second or two. */
+const DECIDE_AGAIN_MS = 250;
 
 export class Desk {
   readonly #platform: Platform;
@@ -35,12 +40,28 @@ export class Desk {
   }
 
   async #drive(payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> {
+    const untilMs = performance.now() + LIMITS.requestMs;
     const refused = refusalOf(await this.#tries.ask(branchOf(payment)));
-    const decided = await this.decide(payment, { confirm: refused === undefined, reason: refused?.type ?? "", requestId });
+    const decided = await this.#insist(payment, { confirm: refused === undefined, reason: refused?.type ?? "", requestId }, untilMs);
     // The wallet's own reason says more than what became of the order meanwhile.
     const why = refused ?? decided.refused;
     if (why) throw why;
     return decided.payment;
+  }
+
+  /**
+   * Asks for the decision until it is made, as long as its buyer may wait. Given up at the first "later", the payment would stay undecided, its
+   * money set aside and its order neither payable nor free, until recovery looks at it (`LIMITS.tryMs`).
+   */
+  async #insist(payment: PaymentRow, decision: Omit<DecideCommand, "paymentId" | "orderId">, untilMs: number): Promise<Decided> {
+    for (;;) {
+      try {
+        return await this.decide(payment, decision);
+      } catch (error) {
+        if (!(error instanceof DomainError && error.retryable) || performance.now() + DECIDE_AGAIN_MS > untilMs) throw error;
+        await sleep(DECIDE_AGAIN_MS);
+      }
+    }
   }
 
   decide(payment: PaymentRow, decision: Omit<DecideCommand, "paymentId" | "orderId">): Promise<Decided> {
