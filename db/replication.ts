@@ -24,8 +24,11 @@ export interface EventRow {
 export interface ReplicationListener {
   /** Rows of types nobody wants are not built. */
   wants(type: string): boolean;
-  /** A committed row. Rows of one transaction come together, transactions in the order of their commits. */
-  row(row: EventRow): void;
+  /**
+   * A committed row, of the transaction with this number. Rows of one transaction come together, transactions in the order of their commits.
+   * They may come a moment before others can read them.
+   */
+  row(row: EventRow, transaction: number): void;
   /** Every row of a transaction was given; once they are handled its position may be confirmed. */
   commit(end: bigint): void;
   /** The server has nothing for us before `end`. `urgent`: it wants to hear of us now. */
@@ -44,7 +47,7 @@ const COLUMNS = ["slot", "id", "type", "subject", "actor", "request_id", "idem_k
 type Column = (typeof COLUMNS)[number];
 
 const [XLOG_DATA, KEEPALIVE] = [0x77, 0x6b];
-const [RELATION, INSERT, COMMIT] = [0x52, 0x49, 0x43];
+const [RELATION, BEGIN, INSERT, COMMIT] = [0x52, 0x42, 0x49, 0x43];
 const NULL_VALUE = 0x6e;
 /** XLogData: tag, start, end, clock; then the message of pgoutput. */
 const MESSAGE_OFFSET = 25;
@@ -66,6 +69,7 @@ export class ReplicationStream {
   #over = false;
   /** The server's position as far as we have read. */
   #read = 0n;
+  #transaction = 0;
   #confirmed = 0n;
 
   private constructor(client: pg.Client, listener: ReplicationListener) {
@@ -175,7 +179,10 @@ export class ReplicationStream {
       const tag = chunk[MESSAGE_OFFSET];
       if (tag === INSERT) {
         const row = this.#rows.insert(chunk, MESSAGE_OFFSET + 1);
-        if (row) this.#listener.row(row);
+        if (row) this.#listener.row(row, this.#transaction);
+      } else if (tag === BEGIN) {
+        // commit position (8), clock (8), transaction (4)
+        this.#transaction = chunk.readUInt32BE(MESSAGE_OFFSET + 17);
       } else if (tag === COMMIT) {
         // flags (1), commit position (8), end position (8), clock (8)
         const end = chunk.readBigUInt64BE(MESSAGE_OFFSET + 10);

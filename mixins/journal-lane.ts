@@ -22,6 +22,8 @@ export interface LaneWatch extends DeliveryWatch {
  * that comes in quiet is handled at once, and one that is behind does not rest.
  */
 const REST_MS = 25;
+/** A commit that is in the log is visible in microseconds, where no standby server has to answer first. */
+const LOOK_AGAIN_MS = 5;
 /** A consumer that wants a beat gets one when nothing came for this long. */
 export const BEAT_MS = 5_000;
 /** A replay this short keeps the window waiting for it, which is exact; a longer one lets the others go on. */
@@ -75,6 +77,7 @@ export class Lane implements Reader {
       while (!stopping.aborted) {
         const from = this.position ?? window.start;
         const { batch, to } = this.#take(window, from);
+        if (batch.length > 0 && !(await this.#readable(window, to, stopping))) return;
         if (!(await this.#deliver(batch, stopping))) return;
         for (let at = from; at < to; at++) this.#mark(window.at(at));
         this.position = to;
@@ -97,6 +100,15 @@ export class Lane implements Reader {
       if (event && this.#delivery.concerns(event)) batch.push(event);
     }
     return { batch, to };
+  }
+
+  /** Waits until everybody can read what the events before `to` speak of; false when told to stop. */
+  async #readable(window: Window, to: number, stopping: AbortSignal): Promise<boolean> {
+    while (!stopping.aborted) {
+      if (await this.#persist(() => window.visible(to), stopping)) return true;
+      await rest(LOOK_AGAIN_MS, stopping);
+    }
+    return false;
   }
 
   /** Also past what did not concern the consumer: a mark that stood still would make a replay long, and hold on to old events for ever. */

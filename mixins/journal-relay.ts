@@ -14,6 +14,7 @@ import { ReplicationStream, type EventRow, type ReplicationListener } from "../d
 import type { DeliveryWatch, EventConsumer } from "./journal-delivery.ts";
 import { Lane, type LaneWatch } from "./journal-lane.ts";
 import {
+  areVisible,
   createReplicationSlot,
   distrustMarks,
   dropReplicationSlot,
@@ -186,7 +187,7 @@ class Session implements ReplicationListener {
   readonly #watch: DeliveryWatch;
   readonly #complain: (error: unknown) => void;
   readonly #lanes: Lane[] = [];
-  readonly #window = new Window(this.#lanes);
+  readonly #window: Window;
   readonly #ending = new AbortController();
   #stream: ReplicationStream | undefined;
   #reason = new Error("told to stop");
@@ -209,6 +210,7 @@ class Session implements ReplicationListener {
     this.#types = types;
     this.#watch = watch;
     this.#complain = complain;
+    this.#window = new Window(this.#lanes, (transactions) => areVisible(database, transactions));
     setMaxListeners(0, this.#ending.signal);
   }
 
@@ -265,8 +267,8 @@ class Session implements ReplicationListener {
     return this.#types?.has(type) ?? true;
   }
 
-  row(row: EventRow): void {
-    this.#window.push(storedEvent(this.#database.city, row));
+  row(row: EventRow, transaction: number): void {
+    this.#window.push(storedEvent(this.#database.city, row), transaction);
     for (const lane of this.#lanes) lane.wake();
     if (!this.#paused && this.#window.waiting >= WINDOW_EVENTS_MAX) {
       this.#paused = true;

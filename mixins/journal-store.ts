@@ -121,6 +121,21 @@ export async function pageOfEvents(tx: Queryable, city: number, after: ReadonlyM
   return rows.map((row) => storedEvent(city, row));
 }
 
+/** The log has a transaction's number without its epoch: that of the number next to the snapshot's is meant. */
+const VISIBLE: Statement = {
+  name: "journal/visible",
+  text: `
+    select coalesce(bool_and(pg_visible_in_snapshot((short + (((next - short + 2147483648) >> 32) << 32))::text::xid8, now)), true) as visible
+      from (select pg_current_snapshot() as now) as s,
+           lateral (select pg_snapshot_xmax(now)::text::bigint as next) as n,
+           unnest($1::bigint[]) as short`,
+};
+/** Whether everybody reads what these committed transactions, numbered as in the log, have written. */
+export async function areVisible(tx: Queryable, transactions: readonly number[]): Promise<boolean> {
+  const [row] = await tx.query<{ visible: boolean }>(VISIBLE, [transactions]);
+  return row?.visible ?? false;
+}
+
 const HEALTH: Statement = {
   name: "journal/health",
   text: `

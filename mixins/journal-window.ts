@@ -1,6 +1,9 @@
 /**
  * What a relay has read and not every event consumer has handled yet: a sliding window with a position per reader. Bounded by the relay, which
  * stops reading its socket when the window is full. Also knows up to where the log may be confirmed.
+ *
+ * The log tells of a commit before the server shows it to others: between the two a consumer that reads what an event speaks of reads how it was
+ * before, and would never be told again. So a reader waits until what it takes is `visible`.
  */
 import type { StoredEvent } from "./stored-event.ts";
 
@@ -14,6 +17,7 @@ export interface Reader {
 
 export class Window {
   readonly #readers: readonly Reader[];
+  readonly #areVisible: (transactions: readonly number[]) => Promise<boolean>;
   #events: StoredEvent[] = [];
   /** The number of the first event kept. */
   #start = 0;
@@ -24,9 +28,16 @@ export class Window {
   /** The server has nothing for us before this. */
   #idle = 0n;
   #confirmable = 0n;
+  /** Transactions that nobody has looked for yet, in the order they came. */
+  #unseen: number[] = [];
+  /** The number behind the last event that everybody can read. */
+  #seen = 0;
+  #looking: Promise<boolean> | undefined;
 
-  constructor(readers: readonly Reader[]) {
+  /** `areVisible`: whether others read what these transactions wrote. */
+  constructor(readers: readonly Reader[], areVisible: (transactions: readonly number[]) => Promise<boolean>) {
     this.#readers = readers;
+    this.#areVisible = areVisible;
   }
 
   get start(): number {
@@ -40,9 +51,26 @@ export class Window {
     return this.end - this.#slowest();
   }
 
-  push(event: StoredEvent): void {
+  push(event: StoredEvent, transaction: number): void {
     this.#events.push(event);
     this.#open = true;
+    if (this.#unseen.at(-1) !== transaction) this.#unseen.push(transaction);
+  }
+
+  /** True when everybody can read all events before `to`; false when it is worth asking again. Readers that ask at once are answered by one look. */
+  async visible(to: number): Promise<boolean> {
+    if (to > this.#seen) await (this.#looking ??= this.#look().finally(() => (this.#looking = undefined)));
+    return to <= this.#seen;
+  }
+
+  async #look(): Promise<boolean> {
+    const [end, looked] = [this.end, [...this.#unseen]];
+    const isVisible = await this.#areVisible(looked);
+    if (isVisible) {
+      this.#seen = end;
+      this.#unseen.splice(0, looked.length);
+    }
+    return isVisible;
   }
 
   commit(log: bigint): void {

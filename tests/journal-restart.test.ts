@@ -98,4 +98,45 @@ describe("the journal on a PostgreSQL in trouble", () => {
     assert.deepEqual(await effectsOf(user, "lost"), { events: told, distinct: told });
     assert.ok(second.log.some((line) => line.startsWith("error: alarm: the replication slot")));
   });
+
+  test("hands an event over when its transaction can be read, not when the log tells of it", async (t) => {
+    const readable: boolean[] = [];
+    const { journal } = startJournal(
+      [sh],
+      [
+        {
+          name: "reader",
+          types: ["order.created"],
+          async handle(batch) {
+            const ids = batch.map(({ id }) => id);
+            const [row] = await sh.query<{ found: number }>(
+              { name: "test/found", text: "select count(*)::integer as found from events where id = any($1)" },
+              [ids],
+            );
+            readable.push(row?.found === ids.length);
+          },
+        },
+      ],
+    );
+    t.after(() => journal.stop());
+    await tell(4, 10);
+    await until("it has begun", () => readable.length > 0);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const before = readable.length;
+    // A standby that never answers: commits are in the log and decoded from there, but nobody sees them yet. Without one that is so for microseconds.
+    const standby = async (name: string): Promise<void> => {
+      await sh.query({ name: `test/standby-${name}`, text: `alter system set synchronous_standby_names = '${name}'` });
+      await sh.query({ name: "test/reload", text: "select pg_reload_conf()" });
+    };
+    await standby("nobody");
+    t.after(() => standby(""));
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const told = tell(4, 10);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    assert.equal(readable.length, before, "nothing is handed over");
+    await standby("");
+    await told;
+    await until("it is handed over", () => readable.length > before);
+    assert.ok(readable.every(Boolean));
+  });
 });
