@@ -25,8 +25,11 @@ import type { Command } from "./mailbox.ts";
 /** What a drain function works with: the transaction, where and when it is, and ids to give away. */
 export interface Work extends Queryable {
   readonly shard: Shard;
-  /** The database's clock at the start of the transaction: the only time that counts. */
-  readonly now: Date;
+  /**
+   * The database's clock at the start of the transaction: the only time that counts. It comes with the answer to the first statement: asked for
+   * behind the locks it costs nothing, before them a round trip.
+   */
+  now(): Promise<Date>;
   /** Ids of this shard, minted by its database. Cheap: they are fetched in blocks. */
   mint(count: number): Promise<Id[]>;
   /** Runs after the commit, before the answers: for what may only be told once it is true. */
@@ -99,18 +102,24 @@ export class Drainer {
     const outcomes = new Array<unknown>(commands.length).fill(undefined);
     const afterCommit: (() => void)[] = [];
     await this.#database.transaction(async (tx) => {
-      const work = await openWork(tx, shard, Math.max(commands.length, IDS_AHEAD_MIN), afterCommit);
-      for (const [kind, drainKind] of this.#kinds) {
-        const indices = commands.flatMap((command, index) => (command.kind === kind ? [index] : []));
-        if (indices.length === 0) continue;
-        const inputs = indices.map((index) => commands[index]?.input);
-        const answers = await drainKind(work, inputs);
-        invariant(answers.length === indices.length, `${kind} answers every command of its batch`);
-        for (const [at, index] of indices.entries()) outcomes[index] = answers[at];
-      }
+      const { work, opened } = openWork(tx, shard, Math.max(commands.length, IDS_AHEAD_MIN), afterCommit);
+      // What is behind a failed statement fails because of it: the first error is the one that tells.
+      await this.#decide(work, commands, outcomes).catch((error: unknown) => opened.then(() => Promise.reject(error)));
+      await opened;
     });
     for (const run of afterCommit) this.#tell(run, commands[0]?.kind ?? "");
     return outcomes;
+  }
+
+  async #decide(work: Work, commands: readonly Command[], outcomes: unknown[]): Promise<void> {
+    for (const [kind, drainKind] of this.#kinds) {
+      const indices = commands.flatMap((command, index) => (command.kind === kind ? [index] : []));
+      if (indices.length === 0) continue;
+      const inputs = indices.map((index) => commands[index]?.input);
+      const answers = await drainKind(work, inputs);
+      invariant(answers.length === indices.length, `${kind} answers every command of its batch`);
+      for (const [at, index] of indices.entries()) outcomes[index] = answers[at];
+    }
   }
 
   /** What fails after the commit must not undo it: the batch is done, and doing it again would do it twice. */
@@ -127,16 +136,24 @@ const settleAll = (commands: readonly Command[], error: Error): void => {
   for (const command of commands) command.settle(error);
 };
 
-async function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: (() => void)[]): Promise<Work> {
-  const [opened] = await tx.query<{ now_ms: string; xid: string; ids: Id[] }>(OPEN, [shard.city, shard.slot, idsAhead]);
-  invariant(opened !== undefined, "a select without from gives a row");
-  tx.xid = opened.xid;
-  let ids = opened.ids;
-  return {
+/** Opens with the drain's first statements rather than before them: on a busy event loop a round trip is milliseconds in which the shard stands still. */
+function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: (() => void)[]): { work: Work; opened: Promise<Date> } {
+  let ids: Id[] = [];
+  const open = async (): Promise<Date> => {
+    const [row] = await tx.query<{ now_ms: string; xid: string; ids: Id[] }>(OPEN, [shard.city, shard.slot, idsAhead]);
+    invariant(row !== undefined, "a select without from gives a row");
+    tx.xid = row.xid;
+    ids = row.ids;
+    return new Date(Number(row.now_ms));
+  };
+  const opened = open();
+  opened.catch(() => undefined); // the drain hears of it at its end
+  const work: Work = {
     shard,
-    now: new Date(Number(opened.now_ms)),
+    now: () => opened,
     query: (statement, values) => tx.query(statement, values),
     async mint(count) {
+      await opened;
       while (ids.length < count) {
         const [minted] = await tx.query<{ ids: Id[] }>(MINT, [shard.city, shard.slot, count - ids.length + idsAhead]);
         ids = ids.concat(minted?.ids ?? []);
@@ -147,4 +164,5 @@ async function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCo
     },
     afterCommit: (run) => void afterCommit.push(run),
   };
+  return { work, opened };
 }

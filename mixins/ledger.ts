@@ -112,7 +112,7 @@ export async function bookTransfers(work: Work, requests: readonly TransferReque
     work.mint(requests.length) as Promise<TransferId[]>,
   ]);
   const balances = locked.size === accounts.length ? locked : await openAccounts(work, accounts, locked);
-  const posting = postTransfers({ slot: work.shard.slot, at: work.now, head, balances, recorded, ids }, requests);
+  const posting = postTransfers({ slot: work.shard.slot, at: await work.now(), head, balances, recorded, ids }, requests);
   if (posting.rows.length > 0) await write(work, head, posting);
   return posting.outcomes;
 }
@@ -175,7 +175,7 @@ async function write(work: Work, before: ChainHead, { rows, changes, head, overd
   const column = (of: (balance: Balance) => bigint): string[] => touched.map(([, change]) => String(of(change)));
   const values = [
     slot,
-    work.now,
+    await work.now(),
     JSON.stringify(transfers),
     touched.map(([account]) => account),
     column((change) => change.debitsPending),

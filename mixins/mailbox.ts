@@ -84,7 +84,8 @@ export class Mailbox {
         deadlineMs: enqueuedMs + options.timeoutMs,
         enqueuedMs,
         traced: options.traced,
-        settle: (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome as O)),
+        // In the next turn: the batch that waits has sent its first statements by then, and PostgreSQL works while the answers are written.
+        settle: (outcome) => void setImmediate(() => (outcome instanceof Error ? reject(outcome) : resolve(outcome as O))),
       });
       if (options.merchantId !== undefined) this.#byMerchant.set(options.merchantId, (this.#byMerchant.get(options.merchantId) ?? 0) + 1);
       this.#wake();

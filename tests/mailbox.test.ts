@@ -374,7 +374,7 @@ describe("a drain", () => {
       async (work, inputs: readonly number[]) => {
         // Side by side, as drains do: nobody gets another's.
         const [a, b, c] = await Promise.all([work.mint(1), work.mint(600), work.mint(3)]);
-        seen.push({ now: work.now, ids: [...a, ...b, ...c] });
+        seen.push({ now: await work.now(), ids: [...a, ...b, ...c] });
         return inputs;
       },
       [1],

@@ -50,7 +50,7 @@ export const makeCreateDrain = (platform: Platform) =>
       });
       return id;
     });
-    if (deals.length > 0) await insertDeals(work, work.shard, deals, work.now);
+    if (deals.length > 0) await insertDeals(work, work.shard, deals, await work.now());
     await appendEvents(work, work.shard, events);
     // The gate knows a deal from its birth: a flash sale's first second is not its gate's first.
     work.afterCommit(() => platform.stockChanged(deals.flatMap(bornFacts)));
@@ -115,7 +115,7 @@ async function write(
     return from === undefined || from === to ? [] : [{ id, from, to }];
   });
   if (moves.length > 0) {
-    const moved = await moveDeals(work, work.shard, moves, work.now);
+    const moved = await moveDeals(work, work.shard, moves, await work.now());
     invariant(moved === moves.length, "a locked deal is in the state it was read in");
   }
   await appendEvents(work, work.shard, events);

@@ -19,7 +19,7 @@ import { changeGroups, lockGroups, seatsOf, type GroupChange, type GroupRow } fr
 export const makeCloseDrain =
   (platform: Platform, broker: ServiceBroker) =>
   async (work: Work, ids: readonly Id[]): Promise<null[]> => {
-    const { shard, now } = work;
+    const { shard } = work;
     // Orders are locked before groups, as everywhere. A CLOSING group gets no new seats, so the seats read first are the ones there are;
     // an OPEN one only changes its state here.
     const seats = await seatsOf(work, shard, ids);
@@ -35,6 +35,7 @@ export const makeCloseDrain =
       [...orders.values()].filter((order) => order.groupId === group.id && order.state === "PAID");
     await lockBuckets(work, shard, [...new Set([...orders.values()].map((order) => order.dealId))].toSorted());
     const groups = [...(await lockGroups(work, shard, [...ids].toSorted())).values()];
+    const now = await work.now();
 
     const changes: GroupChange[] = [];
     const events: NewEvent[] = [];
@@ -76,7 +77,7 @@ export const makeCloseDrain =
 /** Every paid seat of a failed group: its units go back on sale, its counter goes down, and its money is owed back. */
 async function giveBack(work: Work, orders: readonly OrderRow[]): Promise<readonly StockFact[]> {
   if (orders.length === 0) return [];
-  const { shard, now } = work;
+  const { shard } = work;
   const [captures, ids] = await Promise.all([
     findCaptures(
       work,
@@ -99,7 +100,7 @@ async function giveBack(work: Work, orders: readonly OrderRow[]): Promise<readon
       shard,
       orders.map((order) => ({ scope: order.dealId, userId: order.consumerId, units: order.quantity })),
     ),
-    requestRefunds(work, shard, refunds, now),
+    requestRefunds(work, shard, refunds, await work.now()),
   ]);
   return facts;
 }

@@ -106,11 +106,24 @@ const DEALS: Statement = {
       from deals_$1 d join merchants_$1 m on m.slot = $1 and m.id = d.merchant_id
      where d.slot = $1 and d.id = any($2)`,
 };
-/** Rows are locked in the order of the keys. */
-const QUOTAS: Statement = {
-  name: "order/quotas",
+/** A counter's scope is a merchant or, where the deal has a limit, the deal. */
+const QUOTAS_OF: Statement = {
+  name: "order/quotas-of",
   text: `
     select q.scope, q.user_id, q.used
+      from (select distinct s.scope, b.user_id
+              from unnest($2::bigint[], $3::bigint[]) as b(deal_id, user_id)
+             cross join lateral (select merchant_id, per_user_limit from deals_$1 where slot = $1 and id = b.deal_id offset 0) d
+             cross join lateral (values (d.merchant_id), (case when d.per_user_limit is not null then b.deal_id end)) as s(scope)
+             where s.scope is not null
+             order by 1, 2) k
+     cross join lateral (select scope, user_id, used from quotas_$1 where slot = $1 and scope = k.scope and user_id = k.user_id for update) q`,
+};
+/** Rows are locked in the order of the keys. */
+const LOCK_QUOTAS: Statement = {
+  name: "order/lock-quotas",
+  text: `
+    select q.scope, q.user_id
       from unnest($2::bigint[], $3::bigint[]) as k(scope, user_id)
      cross join lateral (select scope, user_id, used from quotas_$1 where slot = $1 and scope = k.scope and user_id = k.user_id for update) q`,
 };
@@ -269,18 +282,19 @@ export async function findDealFacts(
 }
 
 /** The order quotas are locked in: any total order will do, as long as everybody keeps it. */
+/** As PostgreSQL sorts them: all who lock counters do it in one order. */
 const byQuota = (a: { scope: string; userId: string }, b: { scope: string; userId: string }): number =>
-  quotaKey(a.scope, a.userId) < quotaKey(b.scope, b.userId) ? -1 : 1;
+  byNumber(a.scope, b.scope) || byNumber(a.userId, b.userId);
+const byNumber = (a: string, b: string): number => a.length - b.length || (a < b ? -1 : Number(a > b));
 
-/** Counters of (scope, user), locked, keyed by `quotaKey`; those never used are missing. */
+/** The counters that bound these buyers of these deals, locked, keyed by `quotaKey`; those never used are missing. */
 export async function lockQuotas(
   tx: Queryable,
   shard: Shard,
-  keys: readonly { scope: string; userId: string }[],
+  buying: readonly { readonly dealId: DealId; readonly consumerId: UserId }[],
 ): Promise<Map<string, number>> {
-  const sorted = keys.toSorted(byQuota);
-  const values = [shard.slot, sorted.map((key) => key.scope), sorted.map((key) => key.userId)];
-  const rows = await tx.query<{ scope: string; user_id: string; used: number }>(QUOTAS, values);
+  const values = [shard.slot, buying.map(({ dealId }) => dealId), buying.map(({ consumerId }) => consumerId)];
+  const rows = await tx.query<{ scope: string; user_id: string; used: number }>(QUOTAS_OF, values);
   return new Map(rows.map((row) => [quotaKey(row.scope, row.user_id), row.used]));
 }
 
@@ -314,7 +328,7 @@ export async function giveBackQuotas(
   const changes = [...merged.values()].toSorted(byQuota);
   const keys = [shard.slot, changes.map((c) => c.scope), changes.map((c) => c.userId)];
   // Locked by a statement of its own: within the update, a row that another node has just changed would be waited for and then not found.
-  await Promise.all([tx.query(QUOTAS, keys), tx.query(GIVE_BACK, [...keys, changes.map((c) => c.units)])]);
+  await Promise.all([tx.query(LOCK_QUOTAS, keys), tx.query(GIVE_BACK, [...keys, changes.map((c) => c.units)])]);
 }
 
 /** Which of these orders a payment is being made for. */

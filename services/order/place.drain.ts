@@ -28,7 +28,7 @@ export const makePlaceDrain =
     const state = await lock(work, commands);
     const ids = await work.mint(commands.length + commands.filter((command) => command.groupSize !== undefined).length);
     const { outcomes, writes } = decidePlace(state, commands, {
-      now: work.now,
+      now: await work.now(),
       orderTtlMs: platform.trade.orderTtlSeconds * 1_000,
       rules: platform.rulesOf(work.shard.city),
       nextId: () => ids.shift() ?? "",
@@ -64,18 +64,21 @@ async function lock(work: Work, commands: readonly PlaceCommand[]): Promise<Lock
   const dealIds = distinct(commands.map((command) => command.dealId));
   const groupIds = distinct(commands.flatMap(({ groupId }) => (groupId === undefined ? [] : [groupId])));
   const joins = commands.flatMap(({ groupId, consumerId }) => (groupId === undefined ? [] : [{ groupId, userId: consumerId }]));
-  const [orders, deals, free, groups, seats] = await Promise.all([
+  const [orders, deals, free, groups, seats, quotas] = await Promise.all([
     findOrdersByKeys(work, shard, commands),
     findDealFacts(work, shard, dealIds),
     lockFreeBuckets(work, shard, dealIds),
     lockGroups(work, shard, groupIds),
     findLiveSeats(work, shard, joins),
+    lockQuotas(work, shard, commands),
   ]);
-  const buckets = await withLockedBuckets(work, commands, deals, free);
-  return { orders, deals, buckets, groups, seats, quotas: await quotas(work, commands, deals) };
+  return { orders, deals, buckets: await withLockedBuckets(work, commands, deals, free), groups, seats, quotas };
 }
 
-/** A bucket that another node holds was skipped. Where the rest is not enough, wait for it: a locked row is not a sold-out one. */
+/**
+ * A bucket that another node holds was skipped. Where the rest is not enough, wait for it: a locked row is not a sold-out one. The counters are locked
+ * already, which with two nodes on one shard and one buyer at both may be a deadlock: contention, and tried again.
+ */
 async function withLockedBuckets(
   work: Work,
   commands: readonly PlaceCommand[],
@@ -92,21 +95,11 @@ async function withLockedBuckets(
   return free;
 }
 
-async function quotas(work: Work, commands: readonly PlaceCommand[], deals: ReadonlyMap<DealId, DealFacts>): Promise<Map<string, number>> {
-  const keys = new Map<string, { scope: string; userId: string }>();
-  for (const { dealId, consumerId } of commands) {
-    const deal = deals.get(dealId);
-    if (!deal) continue;
-    keys.set(`${deal.merchantId} ${consumerId}`, { scope: deal.merchantId, userId: consumerId });
-    if (deal.perUserLimit !== undefined) keys.set(`${dealId} ${consumerId}`, { scope: dealId, userId: consumerId });
-  }
-  return lockQuotas(work, work.shard, [...keys.values()]);
-}
-
 /** All writes of a batch leave in one burst: the connection is pipelined, so their answers cost one round trip together. */
 async function write(work: Work, writes: PlaceWrites): Promise<void> {
-  const { shard, now } = work;
+  const { shard } = work;
   if (writes.orders.length === 0) return;
+  const now = await work.now();
   const held = [...writes.held].map(([id, seats]) => ({
     id,
     held: seats,

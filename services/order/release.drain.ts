@@ -17,7 +17,7 @@ export async function release(work: Work, platform: Platform, commands: readonly
   const [orders, paying] = await Promise.all([lockOrders(work, work.shard, ids), findPaying(work, work.shard, ids)]);
   const groupIds = [...new Set([...orders.values()].flatMap(({ groupId }) => (groupId === undefined ? [] : [groupId])))];
   const groups = await lockGroups(work, work.shard, groupIds);
-  const { outcomes, writes } = decideRelease({ orders, paying, groups }, commands, work.now);
+  const { outcomes, writes } = decideRelease({ orders, paying, groups }, commands, await work.now());
   const facts = await write(work, writes);
   work.afterCommit(() => {
     platform.stockChanged(facts);
@@ -28,7 +28,8 @@ export async function release(work: Work, platform: Platform, commands: readonly
 }
 
 async function write(work: Work, writes: ReleaseWrites): Promise<readonly StockFact[]> {
-  const { shard, now } = work;
+  const { shard } = work;
+  const now = await work.now();
   const groups = [...writes.groups.values()].map((group) => ({ ...group, taken: 0, filled: 0, deadline: undefined }));
   const failed = groups.filter((group) => group.was === "PENDING");
   const events = [...writes.cancelled, ...writes.expired].map((order) => orderMoved(order, "PENDING_PAYMENT"));

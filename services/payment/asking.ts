@@ -42,7 +42,7 @@ interface KeyedApproval extends Keyed {
 export const makeRequestDrain =
   (platform: Platform, due: (shard: Shard) => void) =>
   async (work: Work, commands: readonly KeyedRequest[]): Promise<(Shown | DomainError)[]> => {
-    const { shard, now } = work;
+    const { shard } = work;
     const orderIds = [...new Set(commands.map(({ orderId }) => orderId))].sort();
     const orders = await lockOrders(work, shard, orderIds);
     const known = [...orders.values()].map(({ id }) => id);
@@ -58,6 +58,7 @@ export const makeRequestDrain =
       findCommissions(work, shard, settled),
       work.mint(commands.length) as Promise<RefundId[]>,
     ]);
+    const now = await work.now();
     const { outcomes, refunds, completed } = decideRequests({ orders, vouchers, terms, captures, commissions }, commands, {
       now,
       nextId: () => ids.shift() as RefundId,
@@ -68,7 +69,7 @@ export const makeRequestDrain =
       return { ...order, state: "COMPLETED" };
     });
     const [facts] = await Promise.all([
-      giveBackUnits(work, refunds),
+      giveBackUnits(work, refunds, now),
       moveOrders(work, shard, completed, { from: "CONFIRMED", to: "COMPLETED", endedAt: now }),
       askMerchants(
         work,
@@ -109,7 +110,7 @@ async function askMerchants(work: Work, refunds: readonly UnitRefund[]): Promise
 export const approveDrain =
   (due: (shard: Shard) => void) =>
   async (work: Work, commands: readonly KeyedApproval[]): Promise<(Shown | DomainError)[]> => {
-    const { shard, now } = work;
+    const { shard } = work;
     const refunds = new Map(
       (await lockRefunds(work, shard, commands.map(({ refundId }) => refundId).toSorted())).map((row) => [row.id as string, row]),
     );
@@ -119,6 +120,7 @@ export const approveDrain =
     });
     const waiting = new Set(found.filter((refund) => refund !== undefined && refund.state === "REQUESTED" && !refund.approvedAt));
     const approved = [...waiting].flatMap((refund) => (refund ? [refund] : []));
+    const now = await work.now();
     await Promise.all([
       approveRefunds(
         work,

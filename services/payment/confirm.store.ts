@@ -15,9 +15,10 @@ import { insertVouchers } from "../voucher/voucher.store.ts";
  */
 export async function confirmOrders(work: Work, orders: readonly OrderRow[], moved: ReadonlySet<string> = new Set()): Promise<void> {
   if (orders.length === 0) return;
-  const { shard, now } = work;
+  const { shard } = work;
   const units = orders.reduce((sum, order) => sum + order.quantity, 0);
   const ids = (await work.mint(units)) as VoucherId[];
+  const now = await work.now();
   const vouchers = issueVouchers(orders, { slot: shard.slot, now, ids, chance: randomBytes(units * CODE_CHANCE_BYTES) });
   await Promise.all([
     moveOrders(

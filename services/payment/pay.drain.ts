@@ -44,7 +44,7 @@ const transferOf = (
 
 /** Begins payments: a durable row and the city's half of the money, promised. */
 export async function tryDrain(work: Work, commands: readonly PayCommand[]): Promise<(Tried | DomainError)[]> {
-  const { shard, now } = work;
+  const { shard } = work;
   const orderIds = distinct(commands.map(({ orderId }) => orderId));
   // Payments are read behind their orders' locks: whoever began one held the order.
   const [orders, live, ids] = await Promise.all([
@@ -53,6 +53,7 @@ export async function tryDrain(work: Work, commands: readonly PayCommand[]): Pro
     work.mint(orderIds.length) as Promise<PaymentId[]>,
   ]);
   const groups = await lockGroups(work, shard, groupsOf(orders));
+  const now = await work.now();
   const { outcomes, begun } = decideTry({ orders, live, groups }, commands, { now, nextId: () => ids.shift() ?? ("" as PaymentId) });
   if (begun.length > 0) {
     await Promise.all([
@@ -79,7 +80,7 @@ export const makeDecideDrain =
   async (work: Work, commands: readonly DecideCommand[]): Promise<Decided[]> => {
     const { metrics } = platform;
     const state = await lock(work, commands);
-    const { outcomes, writes } = decidePayments(state, commands, work.now);
+    const { outcomes, writes } = decidePayments(state, commands, await work.now());
     const facts = await write(work, writes);
     const decided = [
       ...writes.confirming.map(({ payment }): PaymentRow => ({ ...payment, state: "CONFIRMING" })),
@@ -129,7 +130,8 @@ function missing(own: readonly string[], orders: DecideState["orders"], groups: 
 
 /** In lock order, and in one burst: the connection is pipelined, so the answers of all these statements cost two round trips together. */
 async function write(work: Work, writes: DecideWrites): Promise<readonly StockFact[]> {
-  const { shard, now } = work;
+  const { shard } = work;
+  const now = await work.now();
   const { confirming, cancelling, paid, confirmed, seats } = writes;
   const confirmingIds = confirming.map(({ payment }) => payment.id);
   const paidIds = paid.map(({ id }) => id);
@@ -217,6 +219,6 @@ function eventsOf({ confirming, cancelling, paid, groups, formed }: DecideWrites
 
 /** Ends payments whose both sides have what was decided. */
 export async function finishDrain(work: Work, lists: readonly (readonly PaymentId[])[]): Promise<null[]> {
-  await finishPayments(work, work.shard, distinct(lists.flat()), work.now);
+  await finishPayments(work, work.shard, distinct(lists.flat()), await work.now());
   return lists.map(() => null);
 }

@@ -52,7 +52,9 @@ const idsOf = (refunds: readonly RefundRow[]): RefundId[] => refunds.map(({ id }
 /** REQUESTED → PROCESSING: the city promises the money. */
 export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promise<null[]> {
   const { shard } = work;
-  const refunds = (await lockAt(work, lists, "request")).filter((refund) => mayGo(refund, work.now));
+  const requested = await lockAt(work, lists, "request");
+  const now = await work.now();
+  const refunds = requested.filter((refund) => mayGo(refund, now));
   const owed = await findOwed(work, shard, [...new Set(refunds.map(({ paymentId }) => paymentId))]);
   for (const { paymentId } of refunds) {
     const { paid, refunded } = owed.get(paymentId) ?? { paid: 0n, refunded: 1n };
@@ -74,8 +76,9 @@ export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promis
 export const makeDecideRefundsDrain =
   (metrics: Metrics) =>
   async (work: Work, lists: readonly Ids[]): Promise<null[]> => {
-    const { shard, now } = work;
+    const { shard } = work;
     const refunds = await lockAt(work, lists, "try");
+    const now = await work.now();
     await Promise.all([
       moveRefunds(work, shard, idsOf(refunds), { from: "PROCESSING", decided: false, to: "PROCESSING", decidedAt: now }),
       enterPhase(work, shard.slot, CITY_BRANCH, "confirm", idsOf(refunds)),
@@ -92,8 +95,9 @@ export const makeDecideRefundsDrain =
 
 /** PROCESSING → SUCCEEDED: the money is in the wallet. Its vouchers become REFUNDED with it, and an order that is refunded as a whole, with its seat. */
 export async function finishRefundsDrain(work: Work, lists: readonly Ids[]): Promise<null[]> {
-  const { shard, now } = work;
+  const { shard } = work;
   const refunds = await lockAt(work, lists, "confirm");
+  const now = await work.now();
   const orderIds = [...new Set(refunds.map(({ orderId }) => orderId))].sort();
   if (orderIds.length === 0) return lists.map(() => null);
   const [orders] = await Promise.all([
@@ -140,7 +144,7 @@ async function leaveSeats(work: Work, orders: readonly OrderRow[]): Promise<void
       work,
       work.shard,
       [...bySeat].map(([id, left]) => change(id, left.length)),
-      work.now,
+      await work.now(),
     ),
     moveSeats(work, work.shard, seats, { from: "TAKEN", to: "REFUNDED" }),
   ]);

@@ -12,8 +12,8 @@ import type { StockFact } from "../../mixins/stock-gate.ts";
  * Refunds are recorded and their vouchers marked. Unused units go back on sale, and off their consumer's counter, at once; used ones stay sold
  * and counted, because the evening was had.
  */
-export async function giveBackUnits(work: Work, refunds: readonly UnitRefund[]): Promise<readonly StockFact[]> {
-  const { shard, now } = work;
+export async function giveBackUnits(work: Work, refunds: readonly UnitRefund[], now: Date): Promise<readonly StockFact[]> {
+  const { shard } = work;
   const unused = refunds.filter(({ used }) => !used);
   const marked = (some: readonly UnitRefund[]) =>
     some.flatMap(({ id, vouchers }) => vouchers.map((voucher) => ({ id: voucher, refundId: id })));

@@ -51,7 +51,7 @@ export const makeRequestPayoutsDrain =
     });
     const taken = payouts.filter((_, index) => booked[index]?.ok);
     await Promise.all([
-      insertPayouts(work, work.shard, taken, work.now),
+      insertPayouts(work, work.shard, taken, await work.now()),
       appendEvents(
         work,
         work.shard,
@@ -78,9 +78,10 @@ export const makeRequestPayoutsDrain =
 export const makeTellPayoutsDrain =
   (metrics: Metrics) =>
   async (work: Work, words: readonly PayoutWord[]): Promise<{ readonly state: PayoutState | undefined }[]> => {
-    const { shard, now } = work;
+    const { shard } = work;
     const payouts = await lockPayouts(work, shard, [...new Set(words.map(({ id }) => id))]);
     const moves = decidePayouts(words, payouts);
+    const now = await work.now();
     await Promise.all([
       movePayouts(work, shard, moves, now),
       countPaidOut(work, shard, paidOut(moves)),

@@ -13,12 +13,13 @@ import { finishSettlements, lockSettlements } from "./settlement.store.ts";
 export const makeSettleDrain =
   (metrics: Metrics, onFailed: (failed: readonly { readonly settlement: SettlementRow; readonly reason: string }[]) => void) =>
   async (work: Work, lists: readonly (readonly Claim[])[]): Promise<null[]> => {
-    const { shard, now } = work;
+    const { shard } = work;
     const claims = lists.flat();
     // Vouchers before settlements: a reversal takes them in this order too.
     const vouchers = await lockVoucherStates(work, shard, [...new Set(claims.map(({ voucherId }): VoucherId => voucherId))].sort());
     const settlements = await lockSettlements(work, shard, [...new Set(claims.map(({ id }) => id))]);
     const { settled, failed } = decideSettling(claims, settlements, vouchers);
+    const now = await work.now();
     await Promise.all([
       moveVouchers(
         work,

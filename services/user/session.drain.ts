@@ -22,8 +22,8 @@ export async function drainOpenSession(work: Work, commands: readonly OpenSessio
     invariant(family !== undefined, "as many ids as commands");
     return { ...command, family };
   });
-  await forgetExpired(work, work.shard, [...new Set(commands.map((command) => command.userId))].sort(), work.now);
-  await insertTokens(work, work.shard, tokens, expiry(work.now));
+  await forgetExpired(work, work.shard, [...new Set(commands.map((command) => command.userId))].sort(), await work.now());
+  await insertTokens(work, work.shard, tokens, expiry(await work.now()));
   return commands.map(() => ({ opened: true }));
 }
 
@@ -39,12 +39,12 @@ export async function drainRefresh(
 ): Promise<({ readonly userId: UserId } | DomainError)[]> {
   const hashes = [...new Set(commands.map((command) => command.tokenHash))];
   await lockOwners(work, work.shard, hashes);
-  const { owners, used, born, revokedFamilies } = decideRotations(await findTokens(work, work.shard, hashes, work.now), commands);
+  const { owners, used, born, revokedFamilies } = decideRotations(await findTokens(work, work.shard, hashes, await work.now()), commands);
   if (used.length > 0) {
     const count = await useTokens(work, work.shard, used);
     invariant(count === used.length, "a LIVE token of a locked user can be used");
-    await insertTokens(work, work.shard, born, expiry(work.now));
-    await forgetExpired(work, work.shard, [...new Set(born.map((token) => token.userId))].sort(), work.now);
+    await insertTokens(work, work.shard, born, expiry(await work.now()));
+    await forgetExpired(work, work.shard, [...new Set(born.map((token) => token.userId))].sort(), await work.now());
   }
   if (revokedFamilies.length > 0) await revokeFamilies(work, work.shard, revokedFamilies);
   return owners.map((userId) => (userId === undefined ? refusal(USER_ERRORS, "REFRESH_TOKEN_INVALID", {}) : { userId }));
@@ -57,7 +57,7 @@ export async function drainLogOut(
 ): Promise<{ readonly loggedOut: true }[]> {
   const hashes = commands.map((command) => command.tokenHash);
   await lockOwners(work, work.shard, hashes);
-  const tokens = await findTokens(work, work.shard, hashes, work.now);
+  const tokens = await findTokens(work, work.shard, hashes, await work.now());
   await revokeFamilies(work, work.shard, [...new Set([...tokens.values()].map((token) => token.family))]);
   return commands.map(() => ({ loggedOut: true }));
 }

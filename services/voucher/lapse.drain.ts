@@ -33,7 +33,8 @@ export const makeLapseDrain =
       shard,
       vouchers.map(({ dealId }) => dealId),
     );
-    const lapses = decideLapse(vouchers, terms, work.now);
+    const now = await work.now();
+    const lapses = decideLapse(vouchers, terms, now);
     const orderOf = ({ orderId }: Lapse): OrderRow => {
       const order = orders.get(orderId);
       invariant(order !== undefined, "the order of a voucher is there");
@@ -48,7 +49,7 @@ export const makeLapseDrain =
         work,
         shard,
         completed.map(({ id }) => id),
-        { from: "CONFIRMED", to: "COMPLETED", endedAt: work.now },
+        { from: "CONFIRMED", to: "COMPLETED", endedAt: now },
       ),
       moveVouchers(
         work,
@@ -86,6 +87,7 @@ async function refund(work: Work, lapses: readonly Lapse[], orderOf: (lapse: Lap
         approveBy: undefined,
       }),
     ),
+    await work.now(),
   );
 }
 

@@ -25,13 +25,14 @@ export interface KeyedRedeem extends Keyed, RedeemCommand {
 export const makeRedeemDrain =
   (wait: TradeSettings) =>
   async (work: Work, commands: readonly KeyedRedeem[]): Promise<(Answer<typeof redeemVoucher> | DomainError)[]> => {
-    const { shard, now } = work;
+    const { shard } = work;
     const orderIds = await findOrdersOfCodes(
       work,
       shard,
       commands.map(({ code }) => code),
     );
     const [orders, vouchers] = await Promise.all([lockOrders(work, shard, orderIds), lockVouchers(work, shard, orderIds)]);
+    const now = await work.now();
     const { outcomes, writes } = decideRedeem({ vouchers }, commands, now);
     const requestOf = new Map(commands.map((command) => [command.code, command]));
     const actorOf = (voucher: VoucherRow): string | undefined => requestOf.get(voucher.code)?.callerId;

@@ -22,7 +22,7 @@ export interface KeyedReverse extends Keyed, ReverseCommand {
 export const makeReverseDrain =
   ({ reversalMinutes }: TradeSettings) =>
   async (work: Work, commands: readonly KeyedReverse[]): Promise<(Answer<typeof reverseVoucher> | DomainError)[]> => {
-    const { shard, now } = work;
+    const { shard } = work;
     const orderIds = await findOrdersOfCodes(
       work,
       shard,
@@ -32,6 +32,7 @@ export const makeReverseDrain =
     // Behind the vouchers' locks, as settling does it: a settlement that is INIT here stays so until the commit.
     const redeemed = vouchers.filter(({ state }) => state === "REDEEMED").map(({ id }) => id);
     const settlements = await lockSettlementsOf(work, shard, redeemed);
+    const now = await work.now();
     const { outcomes, writes } = decideReverse({ vouchers, settlements }, commands, { now, reversalMinutes });
     const byCode = new Map(commands.map((command) => [command.code, command]));
     const reopened = writes.reopened.flatMap((id): OrderRow[] => {

@@ -48,7 +48,7 @@ export async function topUpDrain(work: Work, commands: readonly TopUpCommand[]):
   const ids = await work.mint(commands.length);
   const topups = commands.map((command, index) => ({ ...command, id: ids[index] ?? "", amount: fen(command.amount) }));
   await Promise.all([
-    insertTopups(work, work.shard, topups, work.now),
+    insertTopups(work, work.shard, topups, await work.now()),
     bookTransfers(
       work,
       topups.map(({ id, userId, channel, amount }) => ({
