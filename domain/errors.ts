@@ -1,4 +1,5 @@
 /** Every error there is, by its stable name. `docs/errors.md` lists the same rows; a test compares them both ways. */
+import { AUDIT_ERRORS } from "./audit/errors.ts";
 import { COMMON_ERRORS } from "./common-errors.ts";
 import { DEAL_ERRORS } from "./deal/errors.ts";
 import { GROUP_ERRORS } from "./group/errors.ts";
@@ -17,5 +18,6 @@ export const ERRORS = {
   ...VOUCHER_ERRORS,
   ...JOURNAL_ERRORS,
   ...REFUND_ERRORS,
+  ...AUDIT_ERRORS,
 } as const;
 export type ErrorCode = keyof typeof ERRORS;

@@ -1,7 +1,11 @@
-/** Ops: what operators ask of the whole house. `verify` proves every invariant, `shards` shows who owns what and what waits, `deadLetters` what was put aside. */
+/**
+ * Ops: what operators ask of the whole house. `verify` proves every invariant, `shards` shows who owns what and what waits,
+ * `trace` tells the life of an order, `accountStatement` what an account held, `deadLetters` what was put aside.
+ */
 import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
+import { accountStatement } from "./account-statement.ts";
 import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
 import {
   dropDeadLetter,
@@ -11,11 +15,14 @@ import {
   ownRegions,
   reloadRegions,
   replayDeadLetter,
+  stateAccount,
+  traceNumber,
   verify,
 } from "./ops.contract.ts";
 import { regionsOfNodes } from "./regions.ts";
 import { watchUnfinished } from "./unfinished.ts";
 import { viewShards } from "./shards.ts";
+import { trace } from "./trace.ts";
 import { Verifier } from "./verify.ts";
 
 interface Vars {
@@ -29,6 +36,8 @@ const ops: ServiceSchema<{}, {}, Vars> = {
   actions: {
     verify: handle(verify, verifyAll),
     shards: handle(listShards, shards),
+    trace: handle(traceNumber, traced),
+    accountStatement: handle(stateAccount, stated),
     deadLetters: handle(listDeadLetters, deadLetters),
     replayDeadLetter: handle(replayDeadLetter, replay),
     dropDeadLetter: handle(dropDeadLetter, drop),
@@ -55,6 +64,14 @@ function verifyAll(this: This): Promise<Answer<typeof verify>> {
 
 async function shards(this: This, ctx: Ctx<typeof listShards>): Promise<Answer<typeof listShards>> {
   return { items: await viewShards(ctx, this.platform) };
+}
+
+function traced(this: This, ctx: Ctx<typeof traceNumber>): Promise<Answer<typeof traceNumber>> {
+  return trace(this.platform, ctx.params.id);
+}
+
+function stated(this: This, ctx: Ctx<typeof stateAccount>): Promise<Answer<typeof stateAccount>> {
+  return accountStatement(this.platform, { limit: 20, ...ctx.params });
 }
 
 function deadLetters(this: This, ctx: Ctx<typeof listDeadLetters>): Promise<Answer<typeof listDeadLetters>> {
