@@ -1,4 +1,4 @@
--- A city keyspace after 000005-money.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000006-channels.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -78,6 +78,33 @@ create table chain_heads (
   hash bytea not null,
   constraint chain_heads_pkey PRIMARY KEY (slot)
 );
+
+create table channel_callbacks (
+  slot smallint not null,
+  id bigint not null,
+  channel text not null,
+  callback_id text not null,
+  about text not null,
+  subject bigint,
+  body text not null,
+  news json,
+  state text not null,
+  error text,
+  attempts integer default 0 not null,
+  next_attempt_at timestamp with time zone not null,
+  received_at timestamp with time zone not null,
+  done_at timestamp with time zone,
+  unfinished boolean generated always as (state = 'KEPT'::text) stored not null,
+  constraint channel_callbacks_pkey PRIMARY KEY (slot, id),
+  constraint channel_callbacks_about_check CHECK ((about = ANY (ARRAY['charge'::text, 'refund'::text, 'payout'::text, 'unreadable'::text]))),
+  constraint channel_callbacks_check CHECK ((((about = 'unreadable'::text) = (subject IS NULL)) AND ((news IS NULL) = (subject IS NULL)))),
+  constraint channel_callbacks_state_check CHECK ((state = ANY (ARRAY['KEPT'::text, 'DONE'::text, 'FAILED'::text])))
+) partition by LIST (slot);
+-- partitions: channel_callbacks_00 to channel_callbacks_15, one a slot with (fillfactor=80)
+CREATE INDEX channel_callbacks_failed ON channel_callbacks USING btree (id) WHERE (state = 'FAILED'::text);
+CREATE UNIQUE INDEX channel_callbacks_once ON channel_callbacks USING btree (slot, channel, callback_id);
+CREATE INDEX channel_callbacks_subject ON channel_callbacks USING btree (subject, slot);
+CREATE INDEX channel_callbacks_unfinished ON channel_callbacks USING btree (next_attempt_at) WHERE unfinished;
 
 create table deals (
   slot smallint not null,
@@ -268,13 +295,25 @@ create table payments (
   created_at timestamp with time zone not null,
   decided_at timestamp with time zone,
   ended_at timestamp with time zone,
-  live boolean generated always as (state <> ALL (ARRAY['CANCELLING'::text, 'CANCELLED'::text])) stored not null,
-  unfinished boolean generated always as (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text])) stored not null,
+  channel_no text,
+  pay_url text,
+  expires_at timestamp with time zone,
+  paid_amount bigint,
+  paid_currency text,
+  paid_at timestamp with time zone,
+  surplus boolean default false not null,
+  last_error text,
+  live boolean generated always as ((state <> ALL (ARRAY['CANCELLING'::text, 'CANCELLED'::text, 'FAILED'::text])) AND (NOT surplus)) stored not null,
+  unfinished boolean generated always as (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text, 'CREATED'::text, 'PROCESSING'::text, 'UNKNOWN'::text])) stored not null,
   constraint payments_pkey PRIMARY KEY (slot, id),
   constraint payments_amount_check CHECK ((amount > 0)),
-  constraint payments_state_check CHECK ((state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CONFIRMED'::text, 'CANCELLING'::text, 'CANCELLED'::text])))
+  constraint payments_paid CHECK (((channel = 'wallet'::text) OR (state <> 'CONFIRMED'::text) OR ((paid_amount = amount) AND (paid_currency = 'CNY'::text)))),
+  constraint payments_paid_amount_check CHECK ((paid_amount >= 0)),
+  constraint payments_state_check CHECK (((state = 'CONFIRMED'::text) OR ((channel = 'wallet'::text) AND (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text, 'CANCELLED'::text]))) OR ((channel <> 'wallet'::text) AND (state = ANY (ARRAY['CREATED'::text, 'PROCESSING'::text, 'UNKNOWN'::text, 'FAILED'::text]))))),
+  constraint payments_surplus CHECK (((NOT surplus) OR ((channel <> 'wallet'::text) AND (state = 'CONFIRMED'::text))))
 ) partition by LIST (slot);
 -- partitions: payments_00 to payments_15, one a slot with (fillfactor=70)
+CREATE INDEX payments_channel_no ON payments USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
 CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE live;
 CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE unfinished;
 
@@ -293,12 +332,15 @@ create table payouts (
   created_at timestamp with time zone not null,
   ended_at timestamp with time zone,
   unfinished boolean generated always as (state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'UNKNOWN'::text])) stored not null,
+  channel_no text,
+  watched boolean default false not null,
   constraint payouts_pkey PRIMARY KEY (slot, id),
   constraint payouts_amount_check CHECK ((amount > 0)),
   constraint payouts_state_check CHECK ((state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'UNKNOWN'::text, 'SUCCEEDED'::text, 'FAILED'::text, 'RETURNED'::text])))
 ) partition by LIST (slot);
 -- partitions: payouts_00 to payouts_15, one a slot with (fillfactor=70)
-CREATE INDEX payouts_unfinished ON payouts USING btree (next_attempt_at) WHERE unfinished;
+CREATE INDEX payouts_channel_no ON payouts USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
+CREATE INDEX payouts_due ON payouts USING btree (next_attempt_at) WHERE (unfinished OR watched);
 
 create table quotas (
   slot smallint not null,
@@ -350,7 +392,11 @@ create table refunds (
   approve_by timestamp with time zone,
   approved_at timestamp with time zone,
   unfinished boolean generated always as (state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text])) stored not null,
+  channel text default 'wallet'::text not null,
+  channel_no text,
+  surplus boolean default false not null,
   constraint refunds_pkey PRIMARY KEY (slot, id),
+  constraint refunds_abnormal CHECK (((state <> 'ABNORMAL'::text) OR (channel <> 'wallet'::text))),
   constraint refunds_amount_check CHECK ((amount > 0)),
   constraint refunds_approval CHECK (((used = (approve_by IS NOT NULL)) AND (used OR ((commission = 0) AND (approved_at IS NULL))))),
   constraint refunds_check CHECK (((commission >= 0) AND (commission <= amount))),
@@ -358,6 +404,7 @@ create table refunds (
   constraint refunds_state_check CHECK ((state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'SUCCEEDED'::text, 'ABNORMAL'::text])))
 ) partition by LIST (slot);
 -- partitions: refunds_00 to refunds_15, one a slot with (fillfactor=70)
+CREATE INDEX refunds_channel_no ON refunds USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
 CREATE INDEX refunds_order ON refunds USING btree (slot, order_id);
 CREATE INDEX refunds_unfinished ON refunds USING btree (next_attempt_at) WHERE unfinished;
 
