@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import pg from "pg";
 import { Ajv2020 } from "ajv/dist/2020.js";
+import { slotOf } from "../domain/ids.ts";
 import { openApi } from "../services/gateway/openapi.ts";
 import { fullPath, REST_CONTRACTS } from "../services/gateway/routes.ts";
 import { Server } from "./support/server.ts";
@@ -54,7 +55,8 @@ describe("the documented examples", () => {
       JSON.stringify(body ?? rest.example ?? {}).replace(/"\{(\w+)\}"/g, (_, key: string) => JSON.stringify(path[key])),
     ) as object;
     const url = rest.path.replace(/\{(\w+)\}/g, (_, key: string) => path[key] ?? assert.fail(`${name} needs ${key}`));
-    const reply = await server.ask(rest.method, url, { ...(token === undefined ? {} : { token }), body: filled });
+    const query = rest.method === "GET" && body !== undefined ? `?${new URLSearchParams(filled as Record<string, string>).toString()}` : "";
+    const reply = await server.ask(rest.method, url + query, { ...(token === undefined ? {} : { token }), body: filled });
     assert.equal(reply.status, rest.status, `${name}: ${JSON.stringify(reply.body)}`);
     tried.add(name);
     const schema =
@@ -117,6 +119,9 @@ describe("the documented examples", () => {
     await replay("deal.close", token, { id: dealId });
     assert.equal((await replay("ops.verify", admin))["ok"], true);
     await replay("ops.shards", admin);
+    await replay("ops.trace", admin, { id: used["id"] ?? "" });
+    const payable = { account: `payable:${id}`, city: "sh", slot: String(slotOf(id)), from: "2025-01-01T00:00:00Z" };
+    await replay("ops.accountStatement", admin, {}, payable);
     await server.query(
       "sh",
       `insert into parked_events (consumer, source, event_id, event, error, attempts)

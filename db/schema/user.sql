@@ -1,4 +1,4 @@
--- A user keyspace after 000003-streams-and-chains.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A user keyspace after 000004-audit.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -239,6 +239,7 @@ create table transfers (
   constraint transfers_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'POSTED'::text, 'VOIDED'::text])))
 ) partition by LIST (slot);
 -- partitions: transfers_00 to transfers_15, one a slot
+CREATE INDEX transfers_at ON transfers USING brin (at);
 CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (code, business_key, state, slot);
 CREATE INDEX transfers_in ON transfers USING btree (credit_account, id) WHERE ((state = 'POSTED'::text) AND (credit_account ~~ 'wallet:%'::text));
 CREATE INDEX transfers_out ON transfers USING btree (debit_account, id) WHERE ((state = 'POSTED'::text) AND (debit_account ~~ 'wallet:%'::text));

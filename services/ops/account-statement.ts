@@ -71,8 +71,7 @@ export async function accountStatement(platform: Platform, ask: StatementAsk): P
     const [totals] = await snapshot.query<TotalsRow>(TOTALS, [slot, account, from, to]);
     if (totals === undefined) return raise(AUDIT_ERRORS, "ACCOUNT_NOT_FOUND", { account: `${account} in ${city}/${slot}` });
     const after = cursor === undefined ? 0 : placeIn(cursor);
-    const lines =
-      from < to ? await snapshot.query<LineRow>(LINES, [slot, account, from, to, totals.opening, after, limit + 1]) : [];
+    const lines = from < to ? await snapshot.query<LineRow>(LINES, [slot, account, from, to, totals.opening, after, limit + 1]) : [];
     const shown = page(lines, limit, view, () => [after + limit]);
     return {
       ...{ account, city, slot, to: to.toISOString() },

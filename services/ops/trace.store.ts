@@ -39,18 +39,30 @@ const BY_ID_AT_USERS = `
   union all select 'transfer', order_id::text, null, case when order_id is null then business_key end from transfers where slot = $1 and id = $2`;
 const BY_CODE = `select 'voucher' as kind, order_id::text as "orderId", null as "payoutId", null as "topupId" from vouchers where slot = $1 and code = $2`;
 
+const BY_CHANNEL_NUMBER = `
+  select 'payment' as kind, order_id::text as "orderId", null as "payoutId", null as "topupId" from payments where channel_no = $1
+  union all select 'refund', order_id::text, null, null from refunds where channel_no = $1
+  union all select 'payout', null, id::text, null from payouts where channel_no = $1`;
+
 export const rootById = async (city: Snapshot, slot: number, id: string): Promise<Root | undefined> =>
   (await city.query<Root>(BY_ID, [slot, id]))[0];
 export const rootAtUsers = async (users: Snapshot, slot: number, id: string): Promise<Root | undefined> =>
   (await users.query<Root>(BY_ID_AT_USERS, [slot, id]))[0];
 export const rootByCode = async (city: Snapshot, slot: number, code: string): Promise<Root | undefined> =>
   (await city.query<Root>(BY_CODE, [slot, code]))[0];
+export const rootByChannelNumber = async (city: Snapshot, number: string): Promise<Root | undefined> =>
+  (await city.query<Root>(BY_CHANNEL_NUMBER, [number]))[0];
 
 const ORDER_ROWS = [
   rows("order", "orders", "slot = $1 and id = $2"),
   rows("group", "groups", "slot = $1 and id = (select group_id from orders where slot = $1 and id = $2)"),
   // A seat has no time of its own: it was taken with the order.
-  rows("seat", "(select s.*, o.created_at from seats s join orders o using (slot, group_id) where o.id = s.order_id)", "slot = $1 and order_id = $2", "order_id"),
+  rows(
+    "seat",
+    "(select s.*, o.created_at from seats s join orders o using (slot, group_id) where o.id = s.order_id)",
+    "slot = $1 and order_id = $2",
+    "order_id",
+  ),
   ...OF_ORDERS.map((table) => rows(table.slice(0, -1), table, "slot = $1 and order_id = $2")),
 ].join("\nunion all\n");
 export const orderRows = (city: Snapshot, slot: number, orderId: string): Promise<TracedRow[]> =>
@@ -64,24 +76,18 @@ const TOPUP_ROWS = rows("topup", "topups", "slot = $1 and id = $2");
 export const topupRows = (users: Snapshot, slot: number, topupId: string): Promise<TracedRow[]> =>
   users.query<TracedRow>(TOPUP_ROWS, [slot, topupId]);
 
-/** Transfers whose business key is one of the ids, or that name the order: whatever their code is, also one that nobody thought of. */
+/** Transfers whose business key is one of the ids, or that name the order: whatever their code is, also one that nobody thought of. The root is an order, a payout or a top-up. */
 const TRANSFERS = rows("transfer", "transfers", "slot = $1 and at >= $2 and (business_key = any($3) or order_id = $4)");
-export const transfersFor = (
-  snapshot: Snapshot,
-  slot: number,
-  since: Date,
-  ids: readonly string[],
-  orderId: string | undefined,
-): Promise<TracedRow[]> => snapshot.query<TracedRow>(TRANSFERS, [slot, since, ids, orderId ?? null]);
+export const transfersFor = (snapshot: Snapshot, slot: number, since: Date, ids: readonly string[], rootId: string): Promise<TracedRow[]> =>
+  snapshot.query<TracedRow>(TRANSFERS, [slot, since, ids, rootId]);
 
-const EVENTS = rows("event", "events", "slot = $1 and at >= $2 and (subject = any($3::bigint[]) or data ->> 'orderId' = $4)");
-export const eventsFor = (
-  snapshot: Snapshot,
-  slot: number,
-  since: Date,
-  ids: readonly string[],
-  orderId: string | undefined,
-): Promise<TracedRow[]> => snapshot.query<TracedRow>(EVENTS, [slot, since, ids, orderId ?? null]);
+const EVENTS = rows(
+  "event",
+  "events",
+  "slot = $1 and at >= $2 and (subject = any($3::bigint[]) or $4 in (data ->> 'orderId', data ->> 'topupId'))",
+);
+export const eventsFor = (snapshot: Snapshot, slot: number, since: Date, ids: readonly string[], rootId: string): Promise<TracedRow[]> =>
+  snapshot.query<TracedRow>(EVENTS, [slot, since, ids, rootId]);
 
 /** A drain writes one flow a bucket for all that it moves; the flows of an order are those of its deal that were written when it moved. */
 const FLOWS = rows(
@@ -91,6 +97,11 @@ const FLOWS = rows(
 );
 export const flowsAt = (city: Snapshot, slot: number, dealId: string, moments: readonly Date[]): Promise<TracedRow[]> =>
   city.query<TracedRow>(FLOWS, [slot, dealId, moments]);
+
+/** What channels told of the payments, refunds and payouts. */
+const CALLBACKS = rows("callback", "channel_callbacks", "slot = $1 and subject = any($2::bigint[])");
+export const callbacksAbout = (city: Snapshot, slot: number, ids: readonly string[]): Promise<TracedRow[]> =>
+  city.query<TracedRow>(CALLBACKS, [slot, ids]);
 
 /** The stored answers of the requests that events name. */
 const REQUESTS = `
@@ -111,8 +122,8 @@ const NOTIFICATIONS = rows(
 );
 export const notificationsFor = (
   users: Snapshot,
-  of: { slot: number; userId: string; source: string; events: readonly string[]; orderId: string | undefined },
-): Promise<TracedRow[]> => users.query<TracedRow>(NOTIFICATIONS, [of.slot, of.userId, of.source, of.events, of.orderId ?? null]);
+  of: { slot: number; userId: string; source: string; events: readonly string[]; rootId: string },
+): Promise<TracedRow[]> => users.query<TracedRow>(NOTIFICATIONS, [of.slot, of.userId, of.source, of.events, of.rootId]);
 
 const PARKED = rows("parked", "parked_events", "source = $1 and event_id = any($2::bigint[])", "consumer");
 export const parkedOf = (snapshot: Snapshot, source: string, events: readonly string[]): Promise<TracedRow[]> =>

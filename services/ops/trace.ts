@@ -6,13 +6,14 @@
 import { AUDIT_ERRORS } from "../../domain/audit/errors.ts";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
-import { cityOf, isId, shardKey, shardOf, slotOf, type Shard, USER_CITY } from "../../domain/ids.ts";
+import { cityOf, isId, type OrderId, shardKey, shardOf, SLOT_COUNT, slotOf, type Shard, USER_CITY } from "../../domain/ids.ts";
 import type { Database } from "../../db/database.ts";
 import type { Of } from "../../mixins/contract.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import type { Trace, TraceEntry } from "./ops.contract.ts";
 import { Snapshot } from "./snapshot.ts";
 import {
+  callbacksAbout,
   eventsFor,
   flowsAt,
   notificationsFor,
@@ -21,6 +22,7 @@ import {
   payoutRows,
   requestsFor,
   rootAtUsers,
+  rootByChannelNumber,
   rootByCode,
   rootById,
   topupRows,
@@ -38,8 +40,8 @@ interface Found {
 }
 
 /** When something happened to a row, by the column that tells; the first is when it was made. */
-const MADE = ["created_at", "issued_at", "at"] as const;
-const CHANGED = ["paid_at", "approved_at", "decided_at", "redeemed_at", "ended_at"] as const;
+const MADE = ["created_at", "issued_at", "received_at", "at"] as const;
+const CHANGED = ["paid_at", "approved_at", "decided_at", "redeemed_at", "done_at", "ended_at"] as const;
 
 /** Throws TRACE_NOT_FOUND for a number that leads nowhere, and VALIDATION_ERROR for digits that are no id, code or channel number. */
 export async function trace(platform: Platform, given: string): Promise<Of<typeof Trace>> {
@@ -56,7 +58,7 @@ export async function trace(platform: Platform, given: string): Promise<Of<typeo
     return {
       id: given,
       kind: root.kind,
-      ...(root.orderId === null ? {} : { orderId: root.orderId }),
+      ...(root.orderId === null ? {} : { orderId: root.orderId as OrderId }),
       // Stable: what has one time stays in the order it was gathered in, rows before their events before the money.
       entries: entries.toSorted((a, b) => (a.at < b.at ? -1 : a.at > b.at ? 1 : 0)),
     };
@@ -89,7 +91,7 @@ class Snapshots {
   }
 }
 
-/** As an id, by the address in it; else as a voucher's code, which ends with its slot and is asked of every city. */
+/** As an id, by the address in it; else as a voucher's code, which ends with its slot; else as a channel's number. */
 async function findRoot(platform: Platform, snapshots: Snapshots, given: string): Promise<Root | undefined> {
   if (isId(given)) {
     const shard = shardOf(given);
@@ -98,11 +100,26 @@ async function findRoot(platform: Platform, snapshots: Snapshots, given: string)
     const root = snapshot && (await find(snapshot, shard.slot, given));
     if (root) return root;
   }
-  if (!/^\d{16}$/.test(given)) return undefined;
+  return (await findByCode(platform, snapshots, given)) ?? findByChannelNumber(platform, snapshots, given);
+}
+
+async function findByCode(platform: Platform, snapshots: Snapshots, given: string): Promise<Root | undefined> {
   const slot = Number(given.slice(-2));
+  if (!/^\d{16}$/.test(given) || slot >= SLOT_COUNT) return undefined;
   for (const { id: city } of platform.keyspaces.cities) {
     const snapshot = await snapshots.of({ city, slot });
     const root = snapshot && (await rootByCode(snapshot, slot, given));
+    if (root) return root;
+  }
+  return undefined;
+}
+
+/** A channel's number says nothing of where it is from: every city database is asked, by an index. */
+async function findByChannelNumber(platform: Platform, snapshots: Snapshots, given: string): Promise<Root | undefined> {
+  for (const { city, slots } of platform.databases.values()) {
+    if (!platform.servesCity(city)) continue;
+    const snapshot = await snapshots.of({ city, slot: slots[0] ?? 0 });
+    const root = snapshot && (await rootByChannelNumber(snapshot, given));
     if (root) return root;
   }
   return undefined;
@@ -118,10 +135,10 @@ async function everything(platform: Platform, snapshots: Snapshots, { orderId, p
   const since = new Date(Math.min(...rows.flatMap(momentsOf).map((at) => at.getTime())));
   const ids = [...new Set(rows.map((row) => row.id))];
   const [events, transfers] = await Promise.all([
-    eventsFor(snapshot, shard.slot, since, ids, orderId ?? undefined),
-    transfersFor(snapshot, shard.slot, since, ids, orderId ?? undefined),
+    eventsFor(snapshot, shard.slot, since, ids, id),
+    transfersFor(snapshot, shard.slot, since, ids, id),
   ]);
-  const about = { shard, rows, events, ids, since, orderId: orderId ?? undefined };
+  const about = { shard, rows, events, ids, since, rootId: id };
   const [here, atUsers] = await Promise.all([besides(snapshot, about), toldAndPaid(platform, snapshots, about)]);
   return [{ shard, rows: [...rows, ...events, ...transfers, ...here] }, ...atUsers];
 }
@@ -133,16 +150,17 @@ interface About {
   readonly events: readonly TracedRow[];
   readonly ids: readonly string[];
   readonly since: Date;
-  readonly orderId: string | undefined;
+  readonly rootId: string;
 }
 
-/** In the same shard: stock that moved with it, answers that were stored, events that nobody could digest. */
-async function besides(snapshot: Snapshot, { shard, rows, events }: About): Promise<TracedRow[]> {
+/** In the same shard: what channels called about, stock that moved with it, answers that were stored, events that nobody could digest. */
+async function besides(snapshot: Snapshot, { shard, rows, events, ids }: About): Promise<TracedRow[]> {
   const dealId = rows.find(({ kind }) => kind === "order")?.row["deal_id"];
   const keys = events.flatMap(({ row }) =>
     typeof row["actor"] === "string" && typeof row["idem_key"] === "string" ? [{ actor: row["actor"], key: row["idem_key"] }] : [],
   );
   const found = await Promise.all([
+    shard.city === USER_CITY ? [] : callbacksAbout(snapshot, shard.slot, ids),
     typeof dealId === "string" ? flowsAt(snapshot, shard.slot, dealId, [...rows, ...events].flatMap(momentsOf)) : [],
     requestsFor(snapshot, shard.slot, keys),
     parkedOf(
@@ -155,7 +173,7 @@ async function besides(snapshot: Snapshot, { shard, rows, events }: About): Prom
 }
 
 /** In the user keyspace: the wallet's side, and what each person concerned was told. */
-async function toldAndPaid(platform: Platform, snapshots: Snapshots, { shard, rows, events, ids, since, orderId }: About): Promise<Found[]> {
+async function toldAndPaid(platform: Platform, snapshots: Snapshots, { shard, rows, events, ids, since, rootId }: About): Promise<Found[]> {
   if (!platform.servesCity(shard.city)) return [];
   const people = new Set(
     [...rows, ...events].flatMap(({ row }) =>
@@ -176,13 +194,13 @@ async function toldAndPaid(platform: Platform, snapshots: Snapshots, { shard, ro
       userId,
       source: shardKey(shard),
       events: events.map(({ id }) => id),
-      orderId,
+      rootId,
     });
     found.push({ shard: at, rows: told });
   }
   for (const slot of new Set([...people].map(slotOf))) {
     const users = await snapshots.of({ city: USER_CITY, slot });
-    if (users) found.push({ shard: { city: USER_CITY, slot }, rows: await transfersFor(users, slot, from, ids, orderId) });
+    if (users) found.push({ shard: { city: USER_CITY, slot }, rows: await transfersFor(users, slot, from, ids, rootId) });
   }
   return found;
 }
@@ -220,6 +238,8 @@ function whatOf(kind: string, row: TracedRow["row"]): string {
       return `${text("cause")}: held ${text("held")}, sold ${text("sold")}`;
     case "notification":
       return text("kind");
+    case "callback":
+      return `${text("channel")} told of a ${text("about")}`;
     case "redemption":
       return text("kind");
     default:

@@ -34,8 +34,8 @@ export class Shop {
   private constructor(test: TestNode) {
     this.test = test;
   }
-  static async open(): Promise<Shop> {
-    return new Shop(await testNode(SELLING, { wallet: { testChannel: true }, settlement: { testChannel: true } }));
+  static async open(besides: readonly ServiceName[] = []): Promise<Shop> {
+    return new Shop(await testNode([...SELLING, ...besides], { wallet: { testChannel: true }, settlement: { testChannel: true } }));
   }
   close(): Promise<void> {
     return this.test.stop();
