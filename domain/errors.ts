@@ -5,6 +5,7 @@ import { DEAL_ERRORS } from "./deal/errors.ts";
 import { GROUP_ERRORS } from "./group/errors.ts";
 import { JOURNAL_ERRORS } from "./journal/errors.ts";
 import { ORDER_ERRORS } from "./order/errors.ts";
+import { RECON_ERRORS } from "./recon/errors.ts";
 import { REFUND_ERRORS } from "./refund/errors.ts";
 import { USER_ERRORS } from "./user/errors.ts";
 import { VOUCHER_ERRORS } from "./voucher/errors.ts";
@@ -19,5 +20,6 @@ export const ERRORS = {
   ...JOURNAL_ERRORS,
   ...REFUND_ERRORS,
   ...AUDIT_ERRORS,
+  ...RECON_ERRORS,
 } as const;
 export type ErrorCode = keyof typeof ERRORS;

@@ -25,7 +25,10 @@ export type TransferCode =
   // Asked for; paid by the channel; come back from it.
   | "payout"
   | "payout-paid"
-  | "payout-returned";
+  | "payout-returned"
+  // What a channel's statement says and we cannot explain; explained.
+  | "suspense"
+  | "suspense-back";
 /** The one kind of transfer that may take from a payable what is not there. */
 const OVERDRAWS: TransferCode = "clawback";
 

@@ -70,7 +70,7 @@ describe("a trace", () => {
     assert.deepEqual(whats(traced, "order"), ["created", "paid"]);
     assert.deepEqual(
       whats(traced, "stock")
-        .map((what) => what.split(":")[0])
+        .map((what) => what.split(":")[0] ?? "")
         .toSorted(),
       ["held", "refunded", "sold"].toSorted(),
     );

@@ -228,7 +228,10 @@ function entriesOf({ kind, id, row }: TracedRow, keyspace: string, slot: number)
 
 /** In a few words, what an entry says. */
 function whatOf(kind: string, row: TracedRow["row"]): string {
-  const text = (name: string): string => String(row[name] ?? "");
+  const text = (name: string): string => {
+    const value = row[name];
+    return typeof value === "string" || typeof value === "number" ? String(value) : "";
+  };
   switch (kind) {
     case "event":
       return text("type");
