@@ -4,6 +4,7 @@ import { DEAL_ERRORS } from "./deal/errors.ts";
 import { GROUP_ERRORS } from "./group/errors.ts";
 import { JOURNAL_ERRORS } from "./journal/errors.ts";
 import { ORDER_ERRORS } from "./order/errors.ts";
+import { PAYMENT_ERRORS } from "./payment/errors.ts";
 import { REFUND_ERRORS } from "./refund/errors.ts";
 import { USER_ERRORS } from "./user/errors.ts";
 import { VOUCHER_ERRORS } from "./voucher/errors.ts";
@@ -17,5 +18,6 @@ export const ERRORS = {
   ...VOUCHER_ERRORS,
   ...JOURNAL_ERRORS,
   ...REFUND_ERRORS,
+  ...PAYMENT_ERRORS,
 } as const;
 export type ErrorCode = keyof typeof ERRORS;
