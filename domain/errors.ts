@@ -5,6 +5,7 @@ import { DEAL_ERRORS } from "./deal/errors.ts";
 import { GROUP_ERRORS } from "./group/errors.ts";
 import { JOURNAL_ERRORS } from "./journal/errors.ts";
 import { ORDER_ERRORS } from "./order/errors.ts";
+import { PAYMENT_ERRORS } from "./payment/errors.ts";
 import { RECON_ERRORS } from "./recon/errors.ts";
 import { REFUND_ERRORS } from "./refund/errors.ts";
 import { USER_ERRORS } from "./user/errors.ts";
@@ -21,5 +22,6 @@ export const ERRORS = {
   ...REFUND_ERRORS,
   ...AUDIT_ERRORS,
   ...RECON_ERRORS,
+  ...PAYMENT_ERRORS,
 } as const;
 export type ErrorCode = keyof typeof ERRORS;

@@ -13,7 +13,11 @@ export type TransferState = "PENDING" | "POSTED" | "VOIDED";
 export type TransferCode =
   | "topup"
   | "pay"
+  // A channel took another amount or currency than was asked for.
+  | "pay-differs"
   | "refund"
+  // A channel has given a refund back.
+  | "refund-paid"
   // A settled voucher: the merchant's part and ours.
   | "settle"
   | "commission"

@@ -8,6 +8,7 @@ export const REFUND_INITIAL: RefundState = "REQUESTED";
 export const REFUND: Transitions<RefundState, RefundEvent> = {
   REQUESTED: { process: "PROCESSING" },
   PROCESSING: { succeed: "SUCCEEDED", stall: "ABNORMAL" },
-  ABNORMAL: { resume: "PROCESSING" },
+  // A channel may pay it out after all.
+  ABNORMAL: { resume: "PROCESSING", succeed: "SUCCEEDED" },
   SUCCEEDED: {},
 };

@@ -80,16 +80,18 @@ function callOperation(schemas: Schemas, contract: RestContract): JsonSchema {
   ];
   const body = rest.method === "POST" && others.length > 0 ? schemas.fields(params, others) : undefined;
   const content = answer === undefined ? undefined : { "application/json": { schema: schemas.of(answer) } };
+  const success = {
+    description: contract.summary,
+    headers: { ...REQUEST_ID_HEADER, ...(rest.key === undefined ? {} : REPLAYED_HEADER) },
+    ...(content === undefined ? {} : { content }),
+  };
   return {
     ...head(contract),
     ...(parameters.length === 0 ? {} : { parameters }),
     ...(body === undefined ? {} : { requestBody: { required: true, content: { "application/json": { schema: body, ...example(rest) } } } }),
     responses: {
-      [rest.status]: {
-        description: contract.summary,
-        headers: { ...REQUEST_ID_HEADER, ...(rest.key === undefined ? {} : REPLAYED_HEADER) },
-        ...(content === undefined ? {} : { content }),
-      },
+      [rest.status]: success,
+      ...(rest.acceptedWhen === undefined ? {} : { 202: { ...success, description: "Begun, and not at its end yet" } }),
       ...problems(codesOf(contract)),
     },
   };
@@ -109,6 +111,12 @@ const example = (rest: Rest): JsonSchema =>
 
 const rawOperation = (route: RawRoute): JsonSchema => ({
   ...head(route),
+  ...(route.rest.path.includes("{")
+    ? {
+        parameters: [...route.rest.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({ name, in: "path", required: true, schema: { type: "string" } })),
+      }
+    : {}),
+  ...(route.rest.method === "POST" ? { requestBody: { required: true, content: { "application/json": { schema: { type: "object" } } } } } : {}),
   responses: {
     [route.rest.status]: {
       description: route.summary,

@@ -1,6 +1,7 @@
 /** Everything the gateway serves for the services: their contracts that have a REST form, and their raw routes. A test holds this list complete. */
 import type { Contract, Rest } from "../../mixins/contract.ts";
 import type { RawRoute } from "../../mixins/raw-routes.ts";
+import * as callback from "../callback/callback.contract.ts";
 import * as deal from "../deal/deal.contract.ts";
 import * as group from "../group/group.contract.ts";
 import * as merchant from "../merchant/merchant.contract.ts";
@@ -25,6 +26,7 @@ const MODULES: readonly Readonly<Record<string, unknown>>[] = [
   searchIndex,
   order,
   payment,
+  callback,
   group,
   voucher,
   settlement,
