@@ -41,16 +41,18 @@ export const SERVICES = [
   "journal",
   "ops",
   "callback",
+  "recon",
   "gateway",
 ] as const;
 export type ServiceName = (typeof SERVICES)[number];
 
 /**
- * What the processes of a cluster are. A gateway has `notify` for the streams it holds open and `callback`, which keeps what channels tell; the journal has beside it those who listen to it.
+ * What the processes of a cluster are. A gateway has `notify` for the streams it holds open and `callback`, which keeps what channels tell, and `recon`, which takes
+ * their statements in; the journal has beside it those who listen to it.
  * Workers are all alike and own the shards; several `jobs` nodes stand by for each other.
  */
 export const ROLES = {
-  gateway: ["probe", "notify", "callback", "gateway"],
+  gateway: ["probe", "notify", "callback", "recon", "gateway"],
   worker: ["probe", "user", "wallet", "merchant", "stock", "group", "deal", "order", "payment", "voucher", "settlement", "search"],
   jobs: ["probe", "search-index", "notify", "order-index", "journal", "ops"],
 } as const satisfies Record<string, readonly ServiceName[]>;

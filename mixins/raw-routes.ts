@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { ServiceBroker } from "moleculer";
 import { invariant } from "../domain/invariant.ts";
 import type { ErrorCode } from "../domain/errors.ts";
-import type { Audience, Caller, Rest } from "./contract.ts";
+import type { Audience, Caller, Fields, Rest } from "./contract.ts";
 
 export interface RawRoute {
   readonly name: string;
@@ -16,7 +16,15 @@ export interface RawRoute {
   readonly mediaType: string;
   readonly errors: readonly ErrorCode[];
   /** A GET may stay open, until the node stops; a POST is answered and done. */
-  readonly rest: Pick<Rest, "path" | "root" | "tag"> & { readonly method: "GET" | "POST"; readonly who: Audience; readonly status: 200 };
+  readonly rest: Pick<Rest, "path" | "root" | "tag"> & {
+    readonly method: "GET" | "POST";
+    readonly who: Audience;
+    readonly status: 200 | 202;
+  };
+  /** Parameters in the query, checked before the route's handler sees them. */
+  readonly query?: Fields;
+  /** What a POST sends, where it is not JSON. Its body is read as it comes, for as long as it comes. */
+  readonly takes?: string;
   /** Not counted against the limits: its caller proves who it is in its own way, and sends thousands from one address. */
   readonly unlimited?: true;
 }
@@ -32,6 +40,7 @@ export interface RawRequest {
   /** Present unless the route is for anyone. */
   readonly caller: Caller | undefined;
   readonly requestId: string;
+  readonly query: Readonly<Record<string, unknown>>;
   /** Values of the path's parameters, in order. */
   readonly pathValues: readonly string[];
   /** Reads the body, which may be as large as any. */

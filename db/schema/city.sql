@@ -354,6 +354,60 @@ create table quotas (
 ) partition by LIST (slot);
 -- partitions: quotas_00 to quotas_15, one a slot with (fillfactor=70)
 
+create table recon_differences (
+  slot smallint not null,
+  id bigint not null,
+  statement_id bigint not null,
+  channel text not null,
+  day date not null,
+  class text not null,
+  kind text not null,
+  number text not null,
+  channel_no text,
+  nth integer not null,
+  ours bigint,
+  theirs bigint,
+  currency text not null,
+  our_state text,
+  state text default 'OPEN'::text not null,
+  booked boolean default false not null,
+  why text,
+  cleared_by bigint,
+  asked_at timestamp with time zone,
+  answer text,
+  created_at timestamp with time zone default now() not null,
+  cleared_at timestamp with time zone,
+  constraint recon_differences_pkey PRIMARY KEY (slot, id),
+  constraint recon_differences_class_check CHECK ((class = ANY (ARRAY['LONG'::text, 'SHORT'::text, 'AMOUNT'::text, 'STATUS'::text, 'DUPLICATE'::text, 'TIMING'::text]))),
+  constraint recon_differences_kind_check CHECK ((kind = ANY (ARRAY['PAYMENT'::text, 'REFUND'::text, 'PAYOUT'::text, 'PAYOUT_RETURN'::text]))),
+  constraint recon_differences_state_check CHECK ((state = ANY (ARRAY['OPEN'::text, 'CLEARING'::text, 'CLEARED'::text])))
+) partition by LIST (slot);
+-- partitions: recon_differences_00 to recon_differences_15, one a slot
+CREATE UNIQUE INDEX recon_differences_once ON recon_differences USING btree (slot, channel, day, kind, number, class, nth, COALESCE(ours, ('-1'::integer)::bigint), COALESCE(theirs, ('-1'::integer)::bigint));
+CREATE INDEX recon_differences_open ON recon_differences USING btree (channel, kind, number) WHERE (state <> 'CLEARED'::text);
+CREATE INDEX recon_differences_statement ON recon_differences USING btree (statement_id, id);
+
+create table recon_lines (
+  statement_id bigint not null,
+  line integer not null,
+  slot smallint not null,
+  kind text not null,
+  number text not null,
+  subject bigint,
+  channel_no text not null,
+  amount bigint not null,
+  currency text not null,
+  at timestamp with time zone not null,
+  under_way boolean not null
+) partition by LIST (statement_id);
+
+create table recon_parts (
+  statement_id bigint not null,
+  counts json not null,
+  at timestamp with time zone default now() not null,
+  constraint recon_parts_pkey PRIMARY KEY (statement_id)
+);
+
 create table redemptions (
   slot smallint not null,
   id bigint not null,

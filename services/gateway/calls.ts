@@ -11,6 +11,7 @@ import { announcesBody, Form, invalid, parseBody, readBody } from "./form.ts";
 import { addressKey, guessOf, isWrong, type Guess, type Limits } from "./limits.ts";
 import type { Near } from "./near.ts";
 import { fullPath, type RestContract } from "./routes.ts";
+import { letSlow } from "./server.ts";
 
 /** Serves one exchange; a throw is answered as a problem. */
 export type Serve = (exchange: Exchange) => void | Promise<void>;
@@ -79,6 +80,7 @@ function guesserOf(door: Door, guess: Guess, caller: Caller | undefined, params:
 }
 
 export function serveRawRoute(door: Door, route: RawRoute, track: (exchange: Exchange) => void): Serve {
+  const form = new Form({ params: route.query ?? {} }, "GET", fullPath(route.rest));
   return async (exchange) => {
     const { method = "" } = exchange.req;
     if (method !== route.rest.method) raise(COMMON_ERRORS, "METHOD_NOT_ALLOWED", { method, allow: [route.rest.method] });
@@ -92,7 +94,9 @@ export function serveRawRoute(door: Door, route: RawRoute, track: (exchange: Exc
     // What is open when the node stops is ended; what is being answered is waited for.
     if (method === "GET") track(exchange);
     const { requestId, pathValues, req } = exchange;
-    await handler({ caller, requestId, pathValues, body: () => readBody(req), req, res: exchange.open() });
+    const query = route.query === undefined ? {} : form.read({ path: [], query: exchange.query, body: {}, escaped: false });
+    if (route.takes !== undefined) letSlow(req);
+    await handler({ caller, requestId, query, pathValues, body: () => readBody(req), req, res: exchange.open() });
   };
 }
 

@@ -109,23 +109,28 @@ const example = (rest: Rest): JsonSchema =>
         ),
       };
 
-const rawOperation = (route: RawRoute): JsonSchema => ({
-  ...head(route),
-  ...(route.rest.path.includes("{")
-    ? {
-        parameters: [...route.rest.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({ name, in: "path", required: true, schema: { type: "string" } })),
-      }
-    : {}),
-  ...(route.rest.method === "POST" ? { requestBody: { required: true, content: { "application/json": { schema: { type: "object" } } } } } : {}),
-  responses: {
-    [route.rest.status]: {
-      description: route.summary,
-      headers: REQUEST_ID_HEADER,
-      content: { [route.mediaType]: { schema: { type: "string" } } },
+function rawOperation(route: RawRoute): JsonSchema {
+  const { rest, query = {}, takes } = route;
+  const schemas = new Schemas();
+  const parameters = [
+    ...[...rest.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({ name, in: "path", required: true, schema: { type: "string" } })),
+    ...Object.entries(query).map(([name, rule]) => ({ name, in: "query", required: !isOptional(rule), schema: schemas.of(rule) })),
+  ];
+  const body = takes === undefined ? { "application/json": { schema: { type: "object" } } } : { [takes]: { schema: { type: "string" } } };
+  return {
+    ...head(route),
+    ...(parameters.length === 0 ? {} : { parameters }),
+    ...(rest.method === "POST" ? { requestBody: { required: true, content: body } } : {}),
+    responses: {
+      [rest.status]: {
+        description: route.summary,
+        headers: REQUEST_ID_HEADER,
+        content: { [route.mediaType]: { schema: { type: "string" } } },
+      },
+      ...problems(codesOf({ ...route, params: query })),
     },
-    ...problems(codesOf(route)),
-  },
-});
+  };
+}
 
 const head = ({
   name,

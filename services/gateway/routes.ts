@@ -11,6 +11,7 @@ import * as order from "../order/order.contract.ts";
 import * as payment from "../payment/payment.contract.ts";
 import * as probe from "../probe/probe.contract.ts";
 import * as settlement from "../settlement/settlement.contract.ts";
+import * as recon from "../recon/recon.contract.ts";
 import * as search from "../search/search.contract.ts";
 import * as searchIndex from "../search-index/search-index.contract.ts";
 import * as user from "../user/user.contract.ts";
@@ -30,6 +31,7 @@ const MODULES: readonly Readonly<Record<string, unknown>>[] = [
   group,
   voucher,
   settlement,
+  recon,
   notify,
   ops,
   probe,

@@ -59,6 +59,6 @@ create table recon_differences (
 ) partition by list (slot);
 select partition_by_slot('recon_differences');
 -- The same statement matched again finds the same differences.
-create unique index recon_differences_once on recon_differences (slot, channel, day, kind, number, class, nth);
+create unique index recon_differences_once on recon_differences (slot, channel, day, kind, number, class, nth, (coalesce(ours, -1)), (coalesce(theirs, -1)));
 create index recon_differences_statement on recon_differences (statement_id, id);
 create index recon_differences_open on recon_differences (channel, kind, number) where state <> 'CLEARED';

@@ -59,7 +59,7 @@ create table recon_differences (
 ) partition by list (slot);
 select partition_by_slot('recon_differences');
 -- The same statement matched again finds the same differences.
-create unique index recon_differences_once on recon_differences (slot, channel, day, kind, number, class, nth);
+create unique index recon_differences_once on recon_differences (slot, channel, day, kind, number, class, nth, (coalesce(ours, -1)), (coalesce(theirs, -1)));
 create index recon_differences_statement on recon_differences (statement_id, id);
 create index recon_differences_open on recon_differences (channel, kind, number) where state <> 'CLEARED';
 
@@ -70,6 +70,9 @@ create table recon_statements (
   channel text not null,
   source text not null check (source in ('STATEMENT', 'QUERY')),
   day date not null,
+  -- What of ours must be on it: a Chinese day, or the hours that were asked about.
+  from_at timestamptz not null,
+  to_at timestamptz not null,
   -- RECEIVING: lines are coming in. RECEIVED: all are there. MATCHED: every database has matched its part. DONE: what is off is booked.
   state text not null check (state in ('RECEIVING', 'RECEIVED', 'MATCHED', 'DONE', 'FAILED')),
   lines integer not null default 0,
