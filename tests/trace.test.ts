@@ -13,7 +13,7 @@ import { eventually, refused, Shop } from "./support/shop.ts";
 
 let shop: Shop;
 before(async () => {
-  shop = await Shop.open(["notify", "order-index", "journal"]);
+  shop = await Shop.open({ services: ["notify", "order-index", "journal"] });
 });
 after(() => shop.close());
 
