@@ -42,7 +42,7 @@ const INSERT: Statement = {
   name: "recon/insert",
   text: `
     insert into recon_statements (slot, id, channel, source, day, from_at, to_at, state, requested_by, lease_until, created_at)
-    select $1, (mint_ids(0, $1, 1))[1], $2, $3, $4::date, $5, $6, 'RECEIVING', $7, now() + interval '${LEASE_SECONDS} s', now() returning ${COLUMNS}`,
+    select $1::smallint, (mint_ids(0, $1::smallint, 1))[1], $2, $3, $4::date, $5, $6, 'RECEIVING', $7, now() + interval '${LEASE_SECONDS} s', now() returning ${COLUMNS}`,
 };
 const BY_ID: Statement = { name: "recon/by-id", text: `select ${COLUMNS} from recon_statements_$1 where slot = $1 and id = $2` };
 /** A longer lease, while the work goes on: false when somebody else has taken it for abandoned. */

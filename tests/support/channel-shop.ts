@@ -40,7 +40,7 @@ export class ChannelShop {
       const port = await freePort();
       const base = `http://127.0.0.1:${port}`;
       const shop = await Shop.open({
-        services: ["callback", "gateway"],
+        services: ["callback", "recon", "gateway"],
         settings: { gateway: { jwtSecret: JWT_SECRET, port, rateLimits: "off" } },
         channels: makeChannels({ simpay: { url: simpay.url, secret: SECRET } }, base),
       });
