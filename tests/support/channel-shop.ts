@@ -57,18 +57,30 @@ export class ChannelShop {
   }
 
   /** One request of a consumer, or of whoever `roles` make of him. */
-  async ask(method: "GET" | "POST", path: string, user: Id<"user">, body?: object, roles: Parameters<typeof caller>[1] = ["consumer"], merchantId?: Id): Promise<Reply> {
+  async ask(
+    method: "GET" | "POST",
+    path: string,
+    user: Id<"user">,
+    body?: object,
+    roles: Parameters<typeof caller>[1] = ["consumer"],
+    merchantId?: Id,
+  ): Promise<Reply> {
     const token = await tokens.sign(caller(user, roles, merchantId), 600);
     const answer = await fetch(`${this.base}/api/v1${path}`, {
       method,
-      headers: { authorization: `Bearer ${token}`, ...(method === "POST" ? { "content-type": "application/json", "idempotency-key": randomUUID() } : {}) },
+      headers: {
+        authorization: `Bearer ${token}`,
+        ...(method === "POST" ? { "content-type": "application/json", "idempotency-key": randomUUID() } : {}),
+      },
       ...(method === "POST" ? { body: JSON.stringify(body ?? {}) } : {}),
     });
     return { status: answer.status, body: await answer.json() };
   }
 
   /** An unpaid order of a new consumer, over HTTP. */
-  async order(of: { deal?: Id; quantity?: number; groupSize?: number; groupId?: Id; fen?: number } = {}): Promise<Bought & { groupId?: Id }> {
+  async order(
+    of: { deal?: Id; quantity?: number; groupSize?: number; groupId?: Id; fen?: number } = {},
+  ): Promise<Bought & { groupId?: Id }> {
     const { deal = await makeDeal(this.shop.test, { stock: 100, price: 1_990 }), fen = 0, quantity = 1, ...group } = of;
     const user = await this.shop.person(fen);
     const placed = await this.ask("POST", "/orders", user, { dealId: deal, quantity, ...group });
@@ -116,7 +128,9 @@ export class ChannelShop {
     assert.ok(row, `${table} has ${id}`);
     return row;
   }
-  async refundsOf(order: { id: Id }): Promise<{ id: Id; state: string; amount: string; surplus: boolean; reason: string; attempts: number }[]> {
+  async refundsOf(order: {
+    id: Id;
+  }): Promise<{ id: Id; state: string; amount: string; surplus: boolean; reason: string; attempts: number }[]> {
     return this.shop.rows(order.id, "select * from refunds where slot = $1 and order_id = $2 order by id", [order.id]);
   }
 
@@ -129,7 +143,8 @@ export class ChannelShop {
   /** The newest state of everything simpay ever did, by its own log. */
   async witness(): Promise<Map<string, Stored>> {
     const seen = new Map<string, Stored>();
-    for (const line of await this.simpay.log()) if ("records" in line) for (const record of line.records) seen.set(`${record.type} ${record.number}`, record);
+    for (const line of await this.simpay.log())
+      if ("records" in line) for (const record of line.records) seen.set(`${record.type} ${record.number}`, record);
     return seen;
   }
 }
