@@ -9,6 +9,7 @@ import { makeTokens } from "../../mixins/tokens.ts";
 import { caller } from "./node.ts";
 import { freePort, type Reply } from "./server.ts";
 import { eventually, Shop } from "./shop.ts";
+import { OURS, witnessed, type Ours } from "./witness.ts";
 import { SECRET, testSimpay, type TestSimpay } from "./simpay.ts";
 import { makeDeal } from "./deals.ts";
 
@@ -34,8 +35,8 @@ export class ChannelShop {
   }
 
   /** simpay's time runs a thousand times faster: a day late is a minute and a half. */
-  static async open({ timeFactor = 1_000 } = {}): Promise<ChannelShop> {
-    const simpay = await testSimpay({ timeFactor });
+  static async open({ timeFactor = 1_000, simpay = undefined as TestSimpay | undefined } = {}): Promise<ChannelShop> {
+    simpay ??= await testSimpay({ timeFactor });
     try {
       const port = await freePort();
       const base = `http://127.0.0.1:${port}`;
@@ -43,6 +44,8 @@ export class ChannelShop {
         services: ["callback", "gateway"],
         settings: { gateway: { jwtSecret: JWT_SECRET, port, rateLimits: "off" } },
         channels: makeChannels({ simpay: { url: simpay.url, secret: SECRET } }, base),
+        // What is used is settled at once.
+        trade: { orderTtlSeconds: 900, reversalMinutes: 0, settlementDelayMinutes: 0 },
       });
       return new ChannelShop(shop, simpay, base);
     } catch (error) {
@@ -140,11 +143,14 @@ export class ChannelShop {
       await this.shop.rows(shardOf, `update ${table} set next_attempt_at = now() where slot = $1`);
   }
 
-  /** The newest state of everything simpay ever did, by its own log. */
   async witness(): Promise<Map<string, Stored>> {
-    const seen = new Map<string, Stored>();
-    for (const line of await this.simpay.log())
-      if ("records" in line) for (const record of line.records) seen.set(`${record.type} ${record.number}`, record);
-    return seen;
+    return witnessed(await this.simpay.log());
+  }
+
+  /** What we say happened by channels, in every city. */
+  async ours(): Promise<Ours[]> {
+    const { platform } = this.shop.test.node;
+    const cities = [...platform.databases.values()].filter(({ city }) => platform.servesCity(city));
+    return (await Promise.all(cities.map((city) => city.query<Ours>({ name: "test/ours", text: OURS }, [])))).flat();
   }
 }
