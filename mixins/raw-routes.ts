@@ -43,7 +43,7 @@ export interface RawRequest {
   readonly query: Readonly<Record<string, unknown>>;
   /** Values of the path's parameters, in order. */
   readonly pathValues: readonly string[];
-  /** Reads the body, which may be as large as any. */
+  /** Reads the whole body, within the gateway's limit. */
   readonly body: () => Promise<Buffer>;
   readonly req: IncomingMessage;
   /** Nothing is sent yet but `X-Request-Id` and the security headers are set. The gateway ends it when the node stops. */

@@ -130,6 +130,16 @@ describe("the documented examples", () => {
     await replay("ops.deadLetters", admin);
     await replay("ops.replayDeadLetter", admin, { id: "nobody.1.0.1" });
     await replay("ops.dropDeadLetter", admin, { id: "nobody.1.0.1" });
+    await server.query(
+      "sh",
+      `insert into channel_callbacks (slot, id, channel, callback_id, about, subject, body, news, state, error, attempts, next_attempt_at, received_at)
+       values (${BigInt(refundId) % 16n}, ${refundId}, 'simpay', 'an example', 'charge', 1, '{}', '{"id":"x","about":"charge","charge":{"number":"1","status":"CLOSED"}}',
+               'FAILED', 'simpay has no such payment of ours', 1, now(), now());
+       update refunds set state = 'ABNORMAL' where id = ${refundId}`,
+    );
+    await replay("ops.attention", admin);
+    await replay("ops.replayCallback", admin, { id: refundId });
+    await replay("payment.resumeRefund", admin, { id: refundId });
     await replay("search-index.rebuild", admin);
     await replay("ops.regions", admin);
     await replay("ops.reloadRegions", admin);

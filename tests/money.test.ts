@@ -8,13 +8,7 @@ import { offerPayoutChannel, type PayoutChannel } from "../mixins/payout-channel
 import { call } from "../mixins/contract.ts";
 import { getOrder } from "../services/order/order.contract.ts";
 import { advanceRefunds, approveRefund, listRefunds, requestRefund } from "../services/payment/payment.contract.ts";
-import {
-  hearPayout,
-  listSettlements,
-  merchantBalance,
-  requestPayout,
-  settleVouchers,
-} from "../services/settlement/settlement.contract.ts";
+import { hearPayout, listSettlements, merchantBalance, requestPayout, settleVouchers } from "../services/settlement/settlement.contract.ts";
 import type { Payouts } from "../services/settlement/payouts.ts";
 import { claimSettlements } from "../services/settlement/settlement.store.ts";
 import { lapseVouchers, redeemVoucher, reverseVoucher } from "../services/voucher/voucher.contract.ts";
@@ -498,7 +492,9 @@ describe("payouts", () => {
     const back = { known: true, status: "RETURNED" };
     assert.deepEqual(await Promise.all([tell(returned, "RETURNED"), tell(returned, "RETURNED")]), [back, back]);
     assert.equal((await tell(refusedOne, "SUCCEEDED")).status, "FAILED");
-    assert.deepEqual(await call(shop.test.node.broker, hearPayout, { id: returned, channel: "another", status: "FAILED" }), { known: false });
+    assert.deepEqual(await call(shop.test.node.broker, hearPayout, { id: returned, channel: "another", status: "FAILED" }), {
+      known: false,
+    });
     assert.deepEqual(await balance(one.merchantId), { escrow: 0, payable: 941, paidOut: 0, currency: "CNY" });
     await shop.addsUp();
   });

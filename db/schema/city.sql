@@ -305,6 +305,7 @@ create table payments (
   last_error text,
   live boolean generated always as ((state <> ALL (ARRAY['CANCELLING'::text, 'CANCELLED'::text, 'FAILED'::text])) AND (NOT surplus)) stored not null,
   unfinished boolean generated always as (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text, 'CREATED'::text, 'PROCESSING'::text, 'UNKNOWN'::text])) stored not null,
+  differs boolean generated always as ((state = 'FAILED'::text) AND (paid_at IS NOT NULL)) stored not null,
   constraint payments_pkey PRIMARY KEY (slot, id),
   constraint payments_amount_check CHECK ((amount > 0)),
   constraint payments_paid CHECK (((channel = 'wallet'::text) OR (state <> 'CONFIRMED'::text) OR ((paid_amount = amount) AND (paid_currency = 'CNY'::text)))),
@@ -314,6 +315,7 @@ create table payments (
 ) partition by LIST (slot);
 -- partitions: payments_00 to payments_15, one a slot with (fillfactor=70)
 CREATE INDEX payments_channel_no ON payments USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
+CREATE INDEX payments_differing ON payments USING btree (id) WHERE differs;
 CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE live;
 CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE unfinished;
 
@@ -383,6 +385,7 @@ create table recon_differences (
   constraint recon_differences_state_check CHECK ((state = ANY (ARRAY['OPEN'::text, 'CLEARING'::text, 'CLEARED'::text])))
 ) partition by LIST (slot);
 -- partitions: recon_differences_00 to recon_differences_15, one a slot
+CREATE INDEX recon_differences_due ON recon_differences USING btree (id) WHERE (((state = 'OPEN'::text) AND (NOT booked) AND (class <> ALL (ARRAY['STATUS'::text, 'TIMING'::text]))) OR (state = 'CLEARING'::text));
 CREATE UNIQUE INDEX recon_differences_once ON recon_differences USING btree (slot, channel, day, kind, number, class, nth, COALESCE(ours, ('-1'::integer)::bigint), COALESCE(theirs, ('-1'::integer)::bigint));
 CREATE INDEX recon_differences_open ON recon_differences USING btree (channel, kind, number) WHERE (state <> 'CLEARED'::text);
 CREATE INDEX recon_differences_statement ON recon_differences USING btree (statement_id, id);
@@ -449,8 +452,8 @@ create table refunds (
   channel text default 'wallet'::text not null,
   channel_no text,
   surplus boolean default false not null,
+  abnormal boolean generated always as (state = 'ABNORMAL'::text) stored not null,
   constraint refunds_pkey PRIMARY KEY (slot, id),
-  constraint refunds_abnormal CHECK (((state <> 'ABNORMAL'::text) OR (channel <> 'wallet'::text))),
   constraint refunds_amount_check CHECK ((amount > 0)),
   constraint refunds_approval CHECK (((used = (approve_by IS NOT NULL)) AND (used OR ((commission = 0) AND (approved_at IS NULL))))),
   constraint refunds_check CHECK (((commission >= 0) AND (commission <= amount))),
@@ -458,6 +461,7 @@ create table refunds (
   constraint refunds_state_check CHECK ((state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'SUCCEEDED'::text, 'ABNORMAL'::text])))
 ) partition by LIST (slot);
 -- partitions: refunds_00 to refunds_15, one a slot with (fillfactor=70)
+CREATE INDEX refunds_abnormal ON refunds USING btree (id) WHERE abnormal;
 CREATE INDEX refunds_channel_no ON refunds USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
 CREATE INDEX refunds_order ON refunds USING btree (slot, order_id);
 CREATE INDEX refunds_unfinished ON refunds USING btree (next_attempt_at) WHERE unfinished;

@@ -1,4 +1,4 @@
--- A user keyspace after 000004-audit.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A user keyspace after 000005-statements.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -179,6 +179,7 @@ create table recon_differences (
   constraint recon_differences_state_check CHECK ((state = ANY (ARRAY['OPEN'::text, 'CLEARING'::text, 'CLEARED'::text])))
 ) partition by LIST (slot);
 -- partitions: recon_differences_00 to recon_differences_15, one a slot
+CREATE INDEX recon_differences_due ON recon_differences USING btree (id) WHERE (((state = 'OPEN'::text) AND (NOT booked) AND (class <> ALL (ARRAY['STATUS'::text, 'TIMING'::text]))) OR (state = 'CLEARING'::text));
 CREATE UNIQUE INDEX recon_differences_once ON recon_differences USING btree (slot, channel, day, kind, number, class, nth, COALESCE(ours, ('-1'::integer)::bigint), COALESCE(theirs, ('-1'::integer)::bigint));
 CREATE INDEX recon_differences_open ON recon_differences USING btree (channel, kind, number) WHERE (state <> 'CLEARED'::text);
 CREATE INDEX recon_differences_statement ON recon_differences USING btree (statement_id, id);

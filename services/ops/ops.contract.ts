@@ -137,6 +137,32 @@ export const dropDeadLetter = action("ops.dropDeadLetter", {
   rest: { ...admins, path: "/ops/dead-letters/{id}/drop", status: 200 },
 });
 
+/** What waits for a person: nothing goes on by itself. PAYMENT: other money than was asked for, in suspense; REFUND: its channel will not pay it out. */
+export const Attention = shape("Attention", {
+  kind: { type: "enum", values: ["PAYMENT", "REFUND", "CALLBACK"] },
+  id: "id",
+  city: "string",
+  channel: "string",
+  orderId: { type: "id", optional: true },
+  why: "string",
+  since: "time",
+});
+export const listAttention = action("ops.attention", {
+  summary: "Payments, refunds and callbacks of channels that wait for a person, oldest first",
+  params: { ...PAGE },
+  answer: list("AttentionList", Attention),
+  errors: ["VALIDATION_ERROR"],
+  rest: { ...admins, method: "GET", path: "/ops/attention", status: 200 },
+});
+export const replayCallback = action("ops.replayCallback", {
+  summary: "Work a callback off again that could not be; within seconds it is gone from the list, or there with its new error",
+  params: { id: "id" },
+  answer: shape("CallbackReplay", { replaying: "boolean" }),
+  errors: ["DEAD_LETTER_NOT_FOUND"],
+  retrySafe: true,
+  rest: { ...admins, path: "/ops/callbacks/{id}/replay", status: 202 },
+});
+
 export const RegionPolicyView = shape("RegionPolicy", {
   node: "string",
   region: "string",

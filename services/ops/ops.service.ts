@@ -6,14 +6,17 @@ import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { accountStatement } from "./account-statement.ts";
+import { replayKept, viewAttention } from "./attention.ts";
 import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
 import {
   dropDeadLetter,
+  listAttention,
   listDeadLetters,
   listRegions,
   listShards,
   ownRegions,
   reloadRegions,
+  replayCallback,
   replayDeadLetter,
   stateAccount,
   traceNumber,
@@ -41,6 +44,8 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     deadLetters: handle(listDeadLetters, deadLetters),
     replayDeadLetter: handle(replayDeadLetter, replay),
     dropDeadLetter: handle(dropDeadLetter, drop),
+    attention: handle(listAttention, attention),
+    replayCallback: handle(replayCallback, replayOne),
     regions: handle(listRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, false) })),
     reloadRegions: handle(reloadRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, true) })),
     ownRegions: handle(ownRegions, own),
@@ -80,6 +85,17 @@ function deadLetters(this: This, ctx: Ctx<typeof listDeadLetters>): Promise<Answ
 
 function replay(this: This, ctx: Ctx<typeof replayDeadLetter>): Promise<Answer<typeof replayDeadLetter>> {
   return replayLetter(this.platform, ctx.params.id);
+}
+
+function attention(this: This, ctx: Ctx<typeof listAttention>): Promise<Answer<typeof listAttention>> {
+  return viewAttention(this.platform, { limit: 20, ...ctx.params });
+}
+
+async function replayOne(this: This, ctx: Ctx<typeof replayCallback>): Promise<Answer<typeof replayCallback>> {
+  const { id } = ctx.params;
+  await replayKept(this.platform, id);
+  this.logger.warn(`callback ${id} is worked off again, says ${ctx.meta.caller?.username ?? "the platform"}`);
+  return { replaying: true };
 }
 
 /** The log keeps who gave up what. */

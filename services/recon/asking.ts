@@ -1,5 +1,6 @@
 /** What only the channel can say: whether a difference is one, and what moved there in the last hours. */
 import type { ServiceBroker } from "moleculer";
+import type pg from "pg";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
 import type { ChannelCharge, ChannelPayout, ChannelRefund, Outcome, StatementLine } from "../../domain/channel/records.ts";
@@ -12,7 +13,7 @@ import { call } from "../../mixins/contract.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import { advanceRefunds, recoverPayments } from "../payment/payment.contract.ts";
 import { advancePayouts } from "../settlement/settlement.contract.ts";
-import { findMoved } from "./match.store.ts";
+import { findMoved, type MovedRow } from "./match.store.ts";
 import { channelOf } from "./receive.ts";
 import { bookDifferences } from "./recon.contract.ts";
 import { bookedUnder, findDifference, noteAnswer, toDifference, type DifferenceRow } from "./recon.store.ts";
@@ -78,12 +79,20 @@ export async function* askedLines(platform: Platform, channel: Channel, of: { fr
     if (!platform.servesCity(database.city)) continue;
     const client = stageClient(database);
     await client.connect();
-    const moved = await findMoved(client, { channel: channel.name, ...of, limit: ASKED_MAX }).finally(() => client.end());
+    const moved = await askedAbout(client, channel.name, of);
     for (let at = 0; at < moved.length; at += ASKED_AT_ONCE) {
       const some = moved.slice(at, at + ASKED_AT_ONCE);
       const lines = await Promise.all(some.map((one) => askedLine(channel, one)));
       yield* lines.filter((line) => line !== undefined);
     }
+  }
+}
+
+async function askedAbout(client: pg.Client, channel: string, of: { from: Date; to: Date }): Promise<readonly MovedRow[]> {
+  try {
+    return await findMoved(client, { channel, ...of, limit: ASKED_MAX });
+  } finally {
+    await client.end();
   }
 }
 

@@ -9,6 +9,7 @@ import { makeTokens } from "../../mixins/tokens.ts";
 import { caller } from "./node.ts";
 import { freePort, type Reply } from "./server.ts";
 import { eventually, Shop } from "./shop.ts";
+import { OURS, witnessed, type Ours } from "./witness.ts";
 import { SECRET, testSimpay, type TestSimpay } from "./simpay.ts";
 import { makeDeal } from "./deals.ts";
 
@@ -34,8 +35,8 @@ export class ChannelShop {
   }
 
   /** simpay's time runs a thousand times faster: a day late is a minute and a half. */
-  static async open({ timeFactor = 1_000 } = {}): Promise<ChannelShop> {
-    const simpay = await testSimpay({ timeFactor });
+  static async open({ timeFactor = 1_000, simpay = undefined as TestSimpay | undefined } = {}): Promise<ChannelShop> {
+    simpay ??= await testSimpay({ timeFactor });
     try {
       const port = await freePort();
       const base = `http://127.0.0.1:${port}`;
@@ -43,6 +44,8 @@ export class ChannelShop {
         services: ["callback", "recon", "gateway"],
         settings: { gateway: { jwtSecret: JWT_SECRET, port, rateLimits: "off" } },
         channels: makeChannels({ simpay: { url: simpay.url, secret: SECRET } }, base),
+        // What is used is settled at once.
+        trade: { orderTtlSeconds: 900, reversalMinutes: 0, settlementDelayMinutes: 0 },
       });
       return new ChannelShop(shop, simpay, base);
     } catch (error) {
@@ -57,18 +60,30 @@ export class ChannelShop {
   }
 
   /** One request of a consumer, or of whoever `roles` make of him. */
-  async ask(method: "GET" | "POST", path: string, user: Id<"user">, body?: object, roles: Parameters<typeof caller>[1] = ["consumer"], merchantId?: Id): Promise<Reply> {
+  async ask(
+    method: "GET" | "POST",
+    path: string,
+    user: Id<"user">,
+    body?: object,
+    roles: Parameters<typeof caller>[1] = ["consumer"],
+    merchantId?: Id,
+  ): Promise<Reply> {
     const token = await tokens.sign(caller(user, roles, merchantId), 600);
     const answer = await fetch(`${this.base}/api/v1${path}`, {
       method,
-      headers: { authorization: `Bearer ${token}`, ...(method === "POST" ? { "content-type": "application/json", "idempotency-key": randomUUID() } : {}) },
+      headers: {
+        authorization: `Bearer ${token}`,
+        ...(method === "POST" ? { "content-type": "application/json", "idempotency-key": randomUUID() } : {}),
+      },
       ...(method === "POST" ? { body: JSON.stringify(body ?? {}) } : {}),
     });
     return { status: answer.status, body: await answer.json() };
   }
 
   /** An unpaid order of a new consumer, over HTTP. */
-  async order(of: { deal?: Id; quantity?: number; groupSize?: number; groupId?: Id; fen?: number } = {}): Promise<Bought & { groupId?: Id }> {
+  async order(
+    of: { deal?: Id; quantity?: number; groupSize?: number; groupId?: Id; fen?: number } = {},
+  ): Promise<Bought & { groupId?: Id }> {
     const { deal = await makeDeal(this.shop.test, { stock: 100, price: 1_990 }), fen = 0, quantity = 1, ...group } = of;
     const user = await this.shop.person(fen);
     const placed = await this.ask("POST", "/orders", user, { dealId: deal, quantity, ...group });
@@ -116,7 +131,9 @@ export class ChannelShop {
     assert.ok(row, `${table} has ${id}`);
     return row;
   }
-  async refundsOf(order: { id: Id }): Promise<{ id: Id; state: string; amount: string; surplus: boolean; reason: string; attempts: number }[]> {
+  async refundsOf(order: {
+    id: Id;
+  }): Promise<{ id: Id; state: string; amount: string; surplus: boolean; reason: string; attempts: number }[]> {
     return this.shop.rows(order.id, "select * from refunds where slot = $1 and order_id = $2 order by id", [order.id]);
   }
 
@@ -126,10 +143,14 @@ export class ChannelShop {
       await this.shop.rows(shardOf, `update ${table} set next_attempt_at = now() where slot = $1`);
   }
 
-  /** The newest state of everything simpay ever did, by its own log. */
   async witness(): Promise<Map<string, Stored>> {
-    const seen = new Map<string, Stored>();
-    for (const line of await this.simpay.log()) if ("records" in line) for (const record of line.records) seen.set(`${record.type} ${record.number}`, record);
-    return seen;
+    return witnessed(await this.simpay.log());
+  }
+
+  /** What we say happened by channels, in every city. */
+  async ours(): Promise<Ours[]> {
+    const { platform } = this.shop.test.node;
+    const cities = [...platform.databases.values()].filter(({ city }) => platform.servesCity(city));
+    return (await Promise.all(cities.map((city) => city.query<Ours>({ name: "test/ours", text: OURS }, [])))).flat();
   }
 }

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { ServiceName } from "../../moleculer.config.ts";
 import { DomainError } from "../../domain/error.ts";
 import type { Channels } from "../../mixins/channels/index.ts";
+import type { TradeSettings } from "../../mixins/platform.ts";
 import { composeId, shardOf, type Id } from "../../domain/ids.ts";
 import { verify } from "../../services/ops/ops.contract.ts";
 import { placeOrder } from "../../services/order/order.contract.ts";
@@ -34,6 +35,7 @@ interface Extras {
   readonly services: readonly ServiceName[];
   readonly settings: NonNullable<Parameters<typeof testNode>[1]>;
   readonly channels: Channels;
+  readonly trade: TradeSettings;
 }
 
 export class Shop {
@@ -42,9 +44,9 @@ export class Shop {
   private constructor(test: TestNode) {
     this.test = test;
   }
-  static async open({ services = [], settings = {}, channels }: Partial<Extras> = {}): Promise<Shop> {
+  static async open({ services = [], settings = {}, channels, trade }: Partial<Extras> = {}): Promise<Shop> {
     const test = { wallet: { testChannel: true }, settlement: { testChannel: true }, ...settings };
-    return new Shop(await testNode([...SELLING, ...services], test, channels ? { channels } : {}));
+    return new Shop(await testNode([...SELLING, ...services], test, { ...(channels ? { channels } : {}), ...(trade ? { trade } : {}) }));
   }
   close(): Promise<void> {
     return this.test.stop();

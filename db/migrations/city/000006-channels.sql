@@ -27,7 +27,9 @@ alter table payments
 alter table payments
   add column live boolean not null generated always as (state not in ('CANCELLING', 'CANCELLED', 'FAILED') and not surplus) stored,
   add column unfinished boolean not null
-    generated always as (state in ('TRYING', 'CONFIRMING', 'CANCELLING', 'CREATED', 'PROCESSING', 'UNKNOWN')) stored;
+    generated always as (state in ('TRYING', 'CONFIRMING', 'CANCELLING', 'CREATED', 'PROCESSING', 'UNKNOWN')) stored,
+  add column differs boolean not null generated always as (state = 'FAILED' and paid_at is not null) stored;
+create index payments_differing on payments (id) where differs;
 create unique index payments_one_live on payments (slot, order_id) where live;
 create index payments_unfinished on payments (next_attempt_at) where unfinished;
 create index payments_channel_no on payments (channel_no, slot) where channel_no is not null;
@@ -38,7 +40,8 @@ alter table refunds
   add column channel text not null default 'wallet',
   add column channel_no text,
   add column surplus boolean not null default false,
-  add constraint refunds_abnormal check (state <> 'ABNORMAL' or channel <> 'wallet');
+  add column abnormal boolean not null generated always as (state = 'ABNORMAL') stored;
+create index refunds_abnormal on refunds (id) where abnormal;
 create index refunds_channel_no on refunds (channel_no, slot) where channel_no is not null;
 
 -- Payouts that arrived may still come back: they are asked about for some days.

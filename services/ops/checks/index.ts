@@ -1,6 +1,7 @@
 /** Every check there is, in the order operators read them. `docs/invariants.md` lists the same names; a test compares them both ways. */
 import { ADDRESS_CHECKS } from "./addresses.ts";
 import { BOOK_CHECKS } from "./books.ts";
+import { CHANNEL_CHECKS } from "./channels.ts";
 import type { Check } from "./check.ts";
 import { GROUP_CHECKS } from "./groups.ts";
 import { GUARD_CHECKS } from "./guards.ts";
@@ -21,6 +22,7 @@ export const CHECKS: readonly Check[] = [
   ...ORDER_CHECKS,
   ...GROUP_CHECKS,
   ...PAYMENT_CHECKS,
+  ...CHANNEL_CHECKS,
   ...VOUCHER_CHECKS,
   ...SETTLEMENT_CHECKS,
   ...LEDGER_CHECKS,
