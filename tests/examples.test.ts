@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import pg from "pg";
 import { Ajv2020 } from "ajv/dist/2020.js";
-import { slotOf } from "../domain/ids.ts";
+import { composeId, slotOf } from "../domain/ids.ts";
 import { openApi } from "../services/gateway/openapi.ts";
 import { fullPath, REST_CONTRACTS } from "../services/gateway/routes.ts";
 import { Server } from "./support/server.ts";
@@ -127,6 +127,16 @@ describe("the documented examples", () => {
       `insert into parked_events (consumer, source, event_id, event, error, attempts)
        values ('nobody', '1/0', 1, '{"type":"order.created"}', 'an example', 5)`,
     );
+    const { id: statementId = "" } = await replay("recon.query", admin);
+    await until(async () => (await replay("recon.statement", admin, { id: statementId }))["status"] === "DONE");
+    // As if the channel had told of money of nobody's.
+    const stray = composeId({ ms: Date.now(), sequence: 0, city: 1, slot: 1 });
+    await server.query(
+      "sh",
+      `insert into recon_differences (slot, id, statement_id, channel, day, class, kind, number, nth, theirs, currency)
+       values (1, ${stray}, ${statementId}, 'simpay', '2026-01-01', 'LONG', 'PAYMENT', 'nobodys1', 1, 100, 'CNY')`,
+    );
+    await replay("recon.repair", admin, { id: stray });
     await replay("ops.deadLetters", admin);
     await replay("ops.replayDeadLetter", admin, { id: "nobody.1.0.1" });
     await replay("ops.dropDeadLetter", admin, { id: "nobody.1.0.1" });

@@ -256,6 +256,14 @@ const CORRUPTIONS: readonly Corruption[] = [
     sql: (w) => `update accounts set credits_posted = credits_posted + 1 where account = 'escrow:${w.deal.merchantId}'`,
     caught: ["ledger.accounts", "ledger.balanced", "books.escrow"],
   },
+  // What reconciliation found.
+  {
+    what: "a difference is called booked and is not in suspense",
+    sql: (w) => `
+      insert into recon_differences (slot, id, statement_id, channel, day, class, kind, number, nth, theirs, currency, booked)
+      values (${w.shard.slot}, ${w.spare[2]}, 1, 'simpay', '2026-01-01', 'LONG', 'PAYMENT', 'x', 1, 100, 'CNY', true)`,
+    caught: ["recon.suspense"],
+  },
   {
     what: "a cancelled payment leaves its promise open",
     sql: (w) => `delete from transfers where business_key = '${w.refused.row.id}' and state = 'VOIDED'`,

@@ -10,6 +10,7 @@ import { MESSAGING_CHECKS } from "./messaging.ts";
 import { ORDER_CHECKS } from "./orders.ts";
 import { PAYMENT_CHECKS } from "./payments.ts";
 import { QUOTA_CHECKS } from "./quotas.ts";
+import { RECON_CHECKS } from "./recon.ts";
 import { SETTLEMENT_CHECKS } from "./settlements.ts";
 import { STOCK_CHECKS } from "./stock.ts";
 import { VOUCHER_CHECKS } from "./vouchers.ts";
@@ -27,5 +28,6 @@ export const CHECKS: readonly Check[] = [
   ...SETTLEMENT_CHECKS,
   ...LEDGER_CHECKS,
   ...BOOK_CHECKS,
+  ...RECON_CHECKS,
   ...MESSAGING_CHECKS,
 ];
