@@ -97,8 +97,11 @@ export class SimpayProcess {
   #child: ChildProcess | undefined;
   output = "";
 
-  constructor(dataDir = mkdtempSync(join(tmpdir(), "tuanbar-simpay-"))) {
+  readonly #more: Readonly<Record<string, string>>;
+
+  constructor(dataDir = mkdtempSync(join(tmpdir(), "tuanbar-simpay-")), more: Readonly<Record<string, string>> = {}) {
     this.dataDir = dataDir;
+    this.#more = more;
   }
 
   async start(): Promise<TestSimpay> {
@@ -111,6 +114,7 @@ export class SimpayProcess {
         SIMPAY_SECRET: SECRET,
         SIMPAY_ADMIN_SECRET: ADMIN_SECRET,
         SIMPAY_TIME_FACTOR: "1000",
+        ...this.#more,
       },
       stdio: ["ignore", "pipe", "pipe"],
     });
