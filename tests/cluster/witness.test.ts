@@ -98,19 +98,22 @@ describe("a cluster, and the witness outside", () => {
     const running = evening.run();
     const random = prng(seed ^ 0x5eed);
     const victims = ["worker-1", "worker-2", "worker-3", "gateway-1", "gateway-2", "simpay"] as const;
-    for (let mood = 0; mood < MOODS; mood++) {
-      await evening.mood(`${seed} ${mood}`);
-      await sleep(MOOD_MS * (0.5 + random()));
-      const victim = victims[Math.floor(random() * victims.length)] ?? "simpay";
-      if (victim === "simpay") {
-        await outside.end("SIGKILL");
-        simpay = await outside.start();
-      } else await cluster.command("kill", victim);
+    try {
+      for (let mood = 0; mood < MOODS; mood++) {
+        await evening.mood(`${seed} ${mood}`);
+        await sleep(MOOD_MS * (0.5 + random()));
+        const victim = victims[Math.floor(random() * victims.length)] ?? "simpay";
+        if (victim === "simpay") {
+          await outside.end("SIGKILL");
+          simpay = await outside.start();
+        } else await cluster.command("kill", victim);
+      }
+    } finally {
+      evening.end();
     }
     await simpay.plan({});
-    evening.end();
     await running;
-    t.diagnostic(JSON.stringify(Object.fromEntries([...evening.done].toSorted())));
+    t.diagnostic(JSON.stringify(Object.fromEntries([...evening.done])));
     await cluster.ready();
 
     await eventually(async () => {
