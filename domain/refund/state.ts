@@ -8,7 +8,6 @@ export const REFUND_INITIAL: RefundState = "REQUESTED";
 export const REFUND: Transitions<RefundState, RefundEvent> = {
   REQUESTED: { process: "PROCESSING" },
   PROCESSING: { succeed: "SUCCEEDED", stall: "ABNORMAL" },
-  // A channel may pay it out after all.
-  ABNORMAL: { resume: "PROCESSING", succeed: "SUCCEEDED" },
+  ABNORMAL: { resume: "PROCESSING" },
   SUCCEEDED: {},
 };

@@ -151,6 +151,7 @@ export const makeTellRefundsDrain =
       shard,
       news.map(({ id, word, channelNo }) => ({ id, channelNo, error: word.kind === "waits" ? word.why : undefined })),
     );
+    // A channel may pay it out after all.
     await moveRefunds(work, shard, idsOf(late), { from: "ABNORMAL", decided: true, to: "PROCESSING" });
     await finish(work, [...done, ...late]);
     await Promise.all([

@@ -89,17 +89,17 @@ export class Evening {
           ? this.#buy(who, orders)
           : draw < 0.6
             ? this.#click(order)
-            : draw < 0.68
+            : draw < 0.65
               ? this.#ask("cancel", who, `/orders/${order.id}/cancel`)
-              : draw < 0.76
+              : draw < 0.7
                 ? this.#ask("pay from the wallet", who, `/orders/${order.id}/pay`, { channel: "wallet" })
-                : draw < 0.84
+                : draw < 0.77
                   ? this.#payAgain(who, order)
-                  : draw < 0.91
+                  : draw < 0.81
                     ? this.#ask("refund", who, `/orders/${order.id}/refunds`, {})
-                    : draw < 0.97
+                    : draw < 0.95
                       ? this.#use(who, order)
-                      : this.#payOut(1 + Math.floor(this.#random() * 1_500));
+                      : this.#payOut(1 + Math.floor(this.#random() * 500));
       await step.catch(() => undefined);
     }
   }

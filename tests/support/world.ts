@@ -498,7 +498,7 @@ export class World {
       next_attempt_at: this.at,
       created_at: this.at,
       decided_at: this.at,
-      ended_at: this.at as Date | null,
+      ended_at: this.at,
     });
   }
 
