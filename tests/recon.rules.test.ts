@@ -41,7 +41,7 @@ const base: Difference = {
 
 /** What the account that mirrors the channel gains, in its own sense: debits are money the channel has. */
 const gained = (difference: Difference): bigint =>
-  suspend(difference).reduce((total, { debit, amount }) => total + (debit.startsWith("suspense:") ? -amount : amount), 0n);
+  suspend(difference).reduce((total, { debit, amount }) => total + (debit.startsWith("suspense:") ? 0n - amount : amount), 0n);
 
 describe("what is off", () => {
   it("is by how much the statement says more than the books, whichever way the money went", () => {

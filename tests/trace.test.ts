@@ -213,12 +213,10 @@ describe("the statement of an account", () => {
 
   it("reads no more than what was written since, by the index of times", async () => {
     const { platform } = shop.test.node;
-    const [row] = await platform
-      .databaseOf({ city: 1, slot: 0 })
-      .query<{ indexes: string }>({
-        name: "test/brin",
-        text: "select string_agg(indexdef, ' ') as indexes from pg_indexes where indexname like 'transfers%_at%'",
-      });
+    const [row] = await platform.databaseOf({ city: 1, slot: 0 }).query<{ indexes: string }>({
+      name: "test/brin",
+      text: "select string_agg(indexdef, ' ') as indexes from pg_indexes where indexname like 'transfers%_at%'",
+    });
     assert.match(row?.indexes ?? "", /using brin \(at\)/i);
   });
 });
