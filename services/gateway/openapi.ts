@@ -113,10 +113,17 @@ const rawOperation = (route: RawRoute): JsonSchema => ({
   ...head(route),
   ...(route.rest.path.includes("{")
     ? {
-        parameters: [...route.rest.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({ name, in: "path", required: true, schema: { type: "string" } })),
+        parameters: [...route.rest.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
+          name,
+          in: "path",
+          required: true,
+          schema: { type: "string" },
+        })),
       }
     : {}),
-  ...(route.rest.method === "POST" ? { requestBody: { required: true, content: { "application/json": { schema: { type: "object" } } } } } : {}),
+  ...(route.rest.method === "POST"
+    ? { requestBody: { required: true, content: { "application/json": { schema: { type: "object" } } } } }
+    : {}),
   responses: {
     [route.rest.status]: {
       description: route.summary,
