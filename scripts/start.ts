@@ -74,11 +74,8 @@ async function alone(settings: Settings): Promise<void> {
   started.push({ name: "data directory", stop: () => dataDir.release() });
   const keyspaces = loadKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"));
   const isEmbedded = settings.keyspacesFile === undefined;
-  // Side by side: both take a moment.
-  const [postgres, channels] = await Promise.all([
-    isEmbedded ? embedded(dataDir, keyspaces) : undefined,
-    channelSettings(settings, dataDir, isEmbedded),
-  ]);
+  const postgres = isEmbedded ? await embedded(dataDir, keyspaces) : undefined;
+  const channels = await channelSettings(settings, dataDir, isEmbedded);
   const urlOf = (database: string): string => postgres?.url(database) ?? database;
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(urlOf(name), keyspace, displayName(name))));
   const firstPassword = settings.adminPassword === undefined && !existsSync(join(dataDir.path, "secrets", "admin-password"));

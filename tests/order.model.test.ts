@@ -299,7 +299,12 @@ class World {
 
   release(commands: readonly ReleaseCommand[]): string[] {
     const trying = [...this.payments.values()].filter(({ state }) => state === "TRYING");
-    const state = { orders: this.orders, paying: new Set(trying.map(({ orderId }) => orderId)), charging: new Set<string>(), groups: this.groups };
+    const state = {
+      orders: this.orders,
+      paying: new Set(trying.map(({ orderId }) => orderId)),
+      charging: new Set<string>(),
+      groups: this.groups,
+    };
     const { outcomes, writes } = decideRelease(state, commands, this.now);
     for (const order of [...writes.cancelled, ...writes.expired]) this.#moveOrder(order);
     for (const change of writes.buckets) this.#changeBucket(change);

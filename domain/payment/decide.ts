@@ -147,7 +147,15 @@ class Deciding {
     const after = chargeAfter(now, news);
     if (after === undefined) return now;
     const change = (more: Partial<ChargeMove>, row: PaymentRow): PaymentRow => {
-      this.writes.charges.set(payment.id, { was: payment.state, payment: row, channelNo, surplus: false, error: undefined, requestId, ...more });
+      this.writes.charges.set(payment.id, {
+        was: payment.state,
+        payment: row,
+        channelNo,
+        surplus: false,
+        error: undefined,
+        requestId,
+        ...more,
+      });
       return row;
     };
     if (news.kind !== "paid") return change({ error: news.kind === "lost" ? news.why : undefined }, after);

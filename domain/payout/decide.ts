@@ -34,7 +34,10 @@ export interface PayoutTold {
 }
 
 /** What a channel's record of a payout says. Paid out is what was asked for, or nobody knows what it is. */
-export function payoutWord(said: Pick<ChannelPayout, "status" | "amount" | "currency">, { amount }: Pick<PayoutRow, "amount">): Omit<PayoutWord, "id"> {
+export function payoutWord(
+  said: Pick<ChannelPayout, "status" | "amount" | "currency">,
+  { amount }: Pick<PayoutRow, "amount">,
+): Omit<PayoutWord, "id"> {
   const { status } = said;
   const differs = (said.amount ?? amount) !== amount || (said.currency ?? CURRENCY) !== CURRENCY;
   if (differs) return { error: `DIFFERS: the channel says ${String(said.amount)} ${said.currency}` };

@@ -25,7 +25,10 @@ const callback: ServiceSchema<{}, {}, Parts> = {
   name: "callback",
   created() {
     this.platform = platformOf(this.broker);
-    this.platform.offer("callback.keep", makeKeepDrain((shard) => callbacksKept(this.broker, shard)));
+    this.platform.offer(
+      "callback.keep",
+      makeKeepDrain((shard) => callbacksKept(this.broker, shard)),
+    );
     serveRaw(this.broker, receiveCallback, (request) => receive(this, request));
   },
 };
@@ -64,7 +67,9 @@ async function receive({ platform, logger }: This, { pathValues, body, req, res 
   const number = verdict.kind === "genuine" ? numberOf(verdict.news) : "";
   const isOurs = isId(number) && platform.servesCity(cityOf(number));
   const news = verdict.kind === "genuine" && isOurs ? verdict.news : undefined;
-  const kept = news ? readable(name, raw, news) : unreadable(name, raw, verdict.kind === "unreadable" ? verdict.detail : `not a number of ours: ${number}`);
+  const kept = news
+    ? readable(name, raw, news)
+    : unreadable(name, raw, verdict.kind === "unreadable" ? verdict.detail : `not a number of ours: ${number}`);
   const { isNew } = await platform.post<Callback, { isNew: boolean }>(news ? shardOf(number) : attic(platform), "callback.keep", kept);
   count(isNew ? (news ? "kept" : "unreadable") : "repeated");
   if (isNew && !news) logger.error(`alarm: a callback of ${name} tells nothing we understand: ${kept.error}`);

@@ -319,7 +319,11 @@ export async function giveBackQuotas(
 }
 
 /** Which of these orders a payment is being made for: from a wallet, or by a channel that has not said yet. */
-export async function findPaying(tx: Queryable, shard: Shard, ids: readonly string[]): Promise<{ paying: Set<string>; charging: Set<string> }> {
+export async function findPaying(
+  tx: Queryable,
+  shard: Shard,
+  ids: readonly string[],
+): Promise<{ paying: Set<string>; charging: Set<string> }> {
   const rows = await tx.query<{ order_id: string; by_channel: boolean }>(PAYING, [shard.slot, ids]);
   const of = (byChannel: boolean): Set<string> => new Set(rows.flatMap((row) => (row.by_channel === byChannel ? [row.order_id] : [])));
   return { paying: of(false), charging: of(true) };

@@ -61,13 +61,28 @@ export async function writeCharges(work: Work, { charges, captured, surplus, dif
       invariant(id !== undefined, "there is an id for every refund");
       const { consumerId, merchantId, quantity } = order;
       const reason = order.paidAt === undefined ? "LATE_PAYMENT" : "SECOND_PAYMENT";
-      return { id, orderId: order.id, paymentId: payment.id, consumerId, merchantId, quantity, amount: payment.amount, reason, surplus: true };
+      return {
+        id,
+        orderId: order.id,
+        paymentId: payment.id,
+        consumerId,
+        merchantId,
+        quantity,
+        amount: payment.amount,
+        reason,
+        surplus: true,
+      };
     }),
     now,
   );
 }
 
-function eventsOf({ charges, captured, surplus, differing }: Pick<DecideWrites, "charges" | "captured" | "surplus" | "differing">): NewEvent[] {
+function eventsOf({
+  charges,
+  captured,
+  surplus,
+  differing,
+}: Pick<DecideWrites, "charges" | "captured" | "surplus" | "differing">): NewEvent[] {
   const differs = new Set(differing.map(({ payment }) => payment.id));
   const factsOf = ({ id, orderId, consumerId }: PaymentRow) => ({ paymentId: id, orderId, consumerId });
   const by = ({ id, consumerId }: PaymentRow) => ({ subject: id, actor: consumerId, requestId: charges.get(id)?.requestId });

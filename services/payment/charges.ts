@@ -44,7 +44,8 @@ export class Charges {
   async close(payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> {
     if (!OPEN_CHARGE.includes(payment.state)) return payment;
     const after = await this.#once(payment, (channel) => this.#close(channel, payment, requestId));
-    if (OPEN_CHARGE.includes(after.state)) return raise(PAYMENT_ERRORS, "PAYMENT_OPEN", { orderId: payment.orderId, channel: payment.channel });
+    if (OPEN_CHARGE.includes(after.state))
+      return raise(PAYMENT_ERRORS, "PAYMENT_OPEN", { orderId: payment.orderId, channel: payment.channel });
     return after;
   }
 
@@ -55,7 +56,10 @@ export class Charges {
   }
 
   /** What a channel says, asked or unasked. */
-  async tell(payment: Pick<PaymentRow, "id" | "orderId">, said: Pick<ChargeNews, "news" | "channelNo"> & Partial<ChargeNews>): Promise<PaymentRow> {
+  async tell(
+    payment: Pick<PaymentRow, "id" | "orderId">,
+    said: Pick<ChargeNews, "news" | "channelNo"> & Partial<ChargeNews>,
+  ): Promise<PaymentRow> {
     const { id: paymentId, orderId } = payment;
     const news: ChargeNews = { requestId: undefined, callbackId: undefined, ...said, paymentId, orderId };
     return (await this.#platform.post<ChargeNews, Decided>(shardOf(orderId), "payment.decide", news)).payment;

@@ -45,7 +45,12 @@ export async function pay(this: Service<{}> & Till, ctx: Ctx<typeof payOrder>): 
     if (ended.state === "CONFIRMING" || ended.state === "CONFIRMED")
       return { orderId: ended.orderId, paymentId: ended.id, status: "CONFIRMED" };
     if (ended.channel === channel && channel !== WALLET)
-      return { orderId: ended.orderId, paymentId: ended.id, status: "PROCESSING", ...(ended.payUrl === undefined ? {} : { payUrl: ended.payUrl }) };
+      return {
+        orderId: ended.orderId,
+        paymentId: ended.id,
+        status: "PROCESSING",
+        ...(ended.payUrl === undefined ? {} : { payUrl: ended.payUrl }),
+      };
     // Another node gave that payment up, or its charge is closed now: this request is a new attempt.
   }
 }
@@ -54,7 +59,13 @@ export async function pay(this: Service<{}> & Till, ctx: Ctx<typeof payOrder>): 
 const byChannel = ({ charges }: Till, { payment, begun }: Tried, channel: string, requestId: string | undefined): Promise<PaymentRow> =>
   payment.channel === channel ? charges.open(payment, begun, requestId) : charges.close(payment, requestId);
 
-async function fromWallet(till: Till, shard: Shard, { payment, begun }: Tried, requestId: string | undefined, untilMs: number): Promise<PaymentRow> {
+async function fromWallet(
+  till: Till,
+  shard: Shard,
+  { payment, begun }: Tried,
+  requestId: string | undefined,
+  untilMs: number,
+): Promise<PaymentRow> {
   if (payment.state !== "TRYING") return payment;
   return begun ? till.desk.drive(payment, requestId) : (till.desk.join(payment.id) ?? decidedElsewhere(till, shard, payment, untilMs));
 }

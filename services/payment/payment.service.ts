@@ -84,7 +84,9 @@ const payment: ServiceSchema<{}, {}, Parts> = {
       onSurplus: due,
       onDiffering: (differing) => {
         for (const { payment, paid, reason } of differing)
-          this.logger.error(`alarm: ${payment.channel} took ${paid.amount} ${paid.currency} for payment ${payment.id} of ${payment.amount}: ${reason}`);
+          this.logger.error(
+            `alarm: ${payment.channel} took ${paid.amount} ${paid.currency} for payment ${payment.id} of ${payment.amount}: ${reason}`,
+          );
       },
     });
     this.platform.offer("payment.decide", decide);

@@ -3,7 +3,14 @@ import { refusal, type DomainError } from "../../domain/error.ts";
 import type { MerchantId, PayoutId, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { fen, toJson } from "../../domain/money.ts";
-import { decidePayouts, requestTransfer, type PayoutMove, type PayoutRow, type PayoutTold, type PayoutWord } from "../../domain/payout/decide.ts";
+import {
+  decidePayouts,
+  requestTransfer,
+  type PayoutMove,
+  type PayoutRow,
+  type PayoutTold,
+  type PayoutWord,
+} from "../../domain/payout/decide.ts";
 import { PAYOUT_INITIAL, type PayoutState } from "../../domain/payout/state.ts";
 import { USER_ERRORS } from "../../domain/user/errors.ts";
 import type { Work } from "../../mixins/drain.ts";

@@ -124,6 +124,21 @@ describe("a cluster", () => {
     return recoveredMs;
   }
 
+  it("takes money by the simpay beside it, whose callbacks come in through nginx", async () => {
+    const { token } = await shopper(60);
+    const { id } = await expect<{ id: Id }>(201, cluster.insist("POST", "/orders", { token, body: { dealId: dealOf(1), quantity: 1 } }));
+    const { payUrl } = await expect<{ payUrl: string }>(
+      202,
+      cluster.insist("POST", `/orders/${id}/pay`, { token, body: { channel: "simpay" } }),
+    );
+    assert.equal((await fetch(payUrl, { method: "POST", redirect: "manual" })).status, 303);
+    // Sooner than anybody asks: it was told.
+    await until(
+      async () => ((await cluster.insist("GET", `/orders/${id}`, { token })).body as { status: string }).status === "CONFIRMED",
+      8_000,
+    );
+  });
+
   it("sells to two strangers who buy together, tells them in a live stream, and serves them at the bar", async () => {
     const deal = dealOf(0);
     const [{ token: first }, { token: second }] = [await shopper(50), await shopper(51)];
