@@ -23,6 +23,7 @@ COPY regions regions
 COPY services services
 COPY samples samples
 COPY scripts scripts
+COPY simpay simpay
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=3000 DATA_DIR=/data
 # By number, so that Kubernetes can see that it is not root.
 USER 1000:1000

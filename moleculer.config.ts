@@ -4,6 +4,7 @@ import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
 import type { Keyspaces } from "./db/keyspaces.ts";
 import { natsOptions, type NatsSettings } from "./mixins/bus.ts";
+import type { Channels } from "./mixins/channels/index.ts";
 import { checkLiveOptions, refuseConflict, type NodeMetadata } from "./mixins/cluster.ts";
 import { Discoverer, HEARTBEAT_SECONDS } from "./mixins/discoverer.ts";
 import { DomainErrorRegenerator } from "./mixins/errors.ts";
@@ -39,16 +40,19 @@ export const SERVICES = [
   "order-index",
   "journal",
   "ops",
+  "callback",
+  "recon",
   "gateway",
 ] as const;
 export type ServiceName = (typeof SERVICES)[number];
 
 /**
- * What the processes of a cluster are. A gateway has `notify` for the streams it holds open; the journal has beside it those who listen to it.
+ * What the processes of a cluster are. A gateway has `notify` for the streams it holds open and `callback`, which keeps what channels tell, and `recon`, which takes
+ * their statements in; the journal has beside it those who listen to it.
  * Workers are all alike and own the shards; several `jobs` nodes stand by for each other.
  */
 export const ROLES = {
-  gateway: ["probe", "notify", "gateway"],
+  gateway: ["probe", "notify", "callback", "recon", "gateway"],
   worker: ["probe", "user", "wallet", "merchant", "stock", "group", "deal", "order", "payment", "voucher", "settlement", "search"],
   jobs: ["probe", "search-index", "notify", "order-index", "journal", "ops"],
 } as const satisfies Record<string, readonly ServiceName[]>;
@@ -61,6 +65,8 @@ export interface NodeOptions {
   readonly urlOf: (database: string) => string;
   readonly services: readonly ServiceName[];
   readonly trade: TradeSettings;
+  /** Payment channels outside; none: money comes from wallets alone. */
+  readonly channels?: Channels;
   /** `mixins/redis.ts` says in which forms; unset: the stock gate and the limits are this process's own. */
   readonly redisUrl?: string;
   /** The manifest of regional policies; unset: every region has the default policy. */
@@ -106,6 +112,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     metrics,
     logger,
     trade: options.trade,
+    ...(options.channels === undefined ? {} : { channels: options.channels }),
     ...(redis === undefined ? {} : { redis, stockGate: new RedisStockGate(redis) }),
     ...(options.regionsFile === undefined ? {} : { regions: await loadRegions(options.regionsFile, metrics, logger) }),
     tellDeals: (change) => void broker.broadcast(DEALS_CHANGED, change),

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
 import { loadKeyspaces } from "../db/keyspaces.ts";
-import { shardOf } from "../domain/ids.ts";
+import { shardOf, USER_CITY } from "../domain/ids.ts";
 
 const IDS_AT_ONCE = 10_000;
 const keyspaces = loadKeyspaces(fileURLToPath(new URL("../keyspaces.yaml", import.meta.url)));
@@ -37,6 +37,16 @@ export class Evidence {
     const database = keyspaces.databaseOf(shardOf(id));
     if (database === undefined) throw new Error(`no database serves the shard of ${id}`);
     return database;
+  }
+
+  /** The users' database. */
+  get users(): string {
+    return keyspaces.databaseOf({ city: USER_CITY, slot: 0 }) ?? "";
+  }
+
+  /** Every city database. */
+  get cities(): readonly string[] {
+    return keyspaces.databases().flatMap(({ name, keyspace }) => (keyspace.kind === "city" ? [name] : []));
   }
 
   /** How many of these orders are there. */

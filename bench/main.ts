@@ -1,14 +1,15 @@
-/** `npm run bench [-- orders] [options]`: measures, prints a table, writes `bench/results/latest.{md,json}`; exit 1 when something is not right. */
+/** `npm run bench [-- orders] [money] [options]`: measures, prints a table, writes `bench/results/latest.{md,json}`; exit 1 when something is not right. */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { benchOrders } from "./orders.ts";
+import { benchOrders, SECTIONS, type Section } from "./orders.ts";
 import { markdown, write } from "./report.ts";
 import { stopServers } from "./server-process.ts";
 
-const USAGE = `usage: npm run bench [-- orders] [--rounds n] [--seconds n] [--warm n] [--soak minutes] [--keep]
+const USAGE = `usage: npm run bench [-- orders] [money] [--rounds n] [--seconds n] [--warm n] [--past orders] [--soak minutes] [--keep]
   --rounds   how often drain, variants and limit are measured in turns (3)
   --seconds  length of each measured window (5), --warm of the warm-up before it (3)
+  --past     orders of the past for money: verified, and lines of the statement that is reconciled (1000000)
   --soak     minutes of load at the end, for flat memory (0: none)
   --keep     keep the data directory`;
 
@@ -16,24 +17,36 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 
 class UsageError extends Error {}
 
-function options(): { rounds: number; seconds: number; warm: number; soak: number; keep: boolean } {
+function options(): {
+  sections: readonly Section[];
+  rounds: number;
+  seconds: number;
+  warm: number;
+  past: number;
+  soak: number;
+  keep: boolean;
+} {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
       rounds: { type: "string", default: "3" },
       seconds: { type: "string", default: "5" },
       warm: { type: "string", default: "3" },
+      past: { type: "string", default: "1000000" },
       soak: { type: "string", default: "0" },
       keep: { type: "boolean", default: false },
     },
   });
-  const number = (name: "rounds" | "seconds" | "warm" | "soak", from: number): number => {
+  const number = (name: "rounds" | "seconds" | "warm" | "past" | "soak", from: number): number => {
     const value = Number(values[name]);
     if (!(value >= from)) throw new UsageError(`--${name} is a number from ${from}`);
     return value;
   };
-  for (const name of positionals) if (name !== "orders") throw new UsageError(`there is no benchmark ${name}`);
+  const isSection = (name: string): name is Section => SECTIONS.some((section) => section === name);
+  for (const name of positionals) if (!isSection(name)) throw new UsageError(`there is no benchmark ${name}`);
   return {
+    sections: positionals.length === 0 ? SECTIONS : positionals.filter(isSection),
+    past: number("past", 1_000),
     rounds: number("rounds", 1),
     seconds: number("seconds", 1),
     warm: number("warm", 0),
@@ -51,11 +64,11 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 }
 
 async function main(): Promise<number> {
-  const { rounds, seconds, warm, soak, keep } = options();
+  const { warm: warmSeconds, soak: soakMinutes, ...asked } = options();
   const startedMs = performance.now();
   const say = (line: string): void =>
     void process.stderr.write(`${((performance.now() - startedMs) / 1_000).toFixed(0).padStart(4)} s  ${line}\n`);
-  const result = await benchOrders(root, { rounds, seconds, warmSeconds: warm, soakMinutes: soak, keep, signal: interrupt.signal, say });
+  const result = await benchOrders(root, { ...asked, warmSeconds, soakMinutes, signal: interrupt.signal, say });
   const directory = join(root, "bench", "results");
   write(directory, result);
   process.stdout.write(`\n${markdown(result)}\nWritten to ${join(directory, "latest.md")} and latest.json.\n`);

@@ -1,4 +1,4 @@
-/** `npm run bench -- orders`: what an order costs, and against what. Sections and method: docs/benchmarks.md. */
+/** `npm run bench`: what an order costs, and against what; `money.ts` is the money after it. Sections and method: docs/benchmarks.md. */
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -8,12 +8,17 @@ import { Generator } from "./load/client.ts";
 import type { Plan } from "./load/plans.ts";
 import { fsyncMicroseconds, machineOf, nodeVersion, packageVersions } from "./machine.ts";
 import { Bench, type Measured } from "./measure.ts";
+import { benchMoney } from "./money.ts";
 import { allSeconds, measurable } from "./processes.ts";
 import { figuresOf, median, type Figure, type Result } from "./report.ts";
 import { newPlace, type Place } from "./server-process.ts";
 import { BUCKETS, type Variant } from "./variants/index.ts";
 
 export interface OrdersOptions {
+  /** What is measured; each by itself, on servers of its own. */
+  readonly sections: readonly Section[];
+  /** Orders of the past in the section `money`. */
+  readonly past: number;
   /** How often (a), (b), (c) and (d) are repeated, in turns. */
   readonly rounds: number;
   /** Of each measured window, and of the warm-up before it. */
@@ -27,6 +32,9 @@ export interface OrdersOptions {
   readonly signal: AbortSignal;
   readonly say: (line: string) => void;
 }
+
+export const SECTIONS = ["orders", "money"] as const;
+export type Section = (typeof SECTIONS)[number];
 
 /** Nobody may have more than 5 unpaid orders with one merchant: this many shoppers can place 150,000. Their tokens are signed in a second or two. */
 const SHOPPERS = 30_000;
@@ -84,6 +92,7 @@ export async function benchOrders(root: string, options: OrdersOptions): Promise
         rounds: options.rounds,
         "window seconds": options.seconds,
         "warm-up seconds": options.warmSeconds,
+        ...(options.sections.includes("money") ? { "orders of the past": options.past } : {}),
         shoppers: SHOPPERS,
         connections: CONNECTIONS,
       },
@@ -115,10 +124,25 @@ class OrdersBench {
   }
 
   async all(): Promise<void> {
-    const { rounds, say } = this.#options;
+    const { sections } = this.#options;
     this.#figure("limit.fsync", fsyncMicroseconds(this.#place.dataDir), "µs");
     await this.#starts();
     await this.#generator.sign(this.#place.jwtSecret, SHOPPERS);
+    if (sections.includes("orders")) await this.#orders();
+    if (sections.includes("money")) await this.#money();
+    if (this.#options.soakMinutes > 0) await this.#with(START, (bench) => this.#soak(bench));
+    if (this.#loadMemoryMb > 0) this.#figure("memory.load", this.#loadMemoryMb, "MB");
+  }
+
+  async #money(): Promise<void> {
+    const { seconds, warmSeconds, past, say } = this.#options;
+    const fault = (what: string): void => void this.#faults.push(what);
+    const figures = await this.#with(START, (bench) => benchMoney(bench, this.#place.dataDir, { seconds, warmSeconds, past, say, fault }));
+    this.figures.push(...figures);
+  }
+
+  async #orders(): Promise<void> {
+    const { rounds, say } = this.#options;
     const drains = [await this.#with(START, (bench) => this.#drain(bench))];
     const variants: Record<Variant, Measured[]> = { for_update: [], skip_locked: [] };
     const limits: Limit[] = [];
@@ -145,8 +169,6 @@ class OrdersBench {
       say(`round ${round} of ${rounds} is over${this.#faults.length > 0 ? `, with ${this.#faults.length} faults` : ""}`);
     }
     this.#compare(drains, variants, limits);
-    if (this.#options.soakMinutes > 0) await this.#with(START, (bench) => this.#soak(bench));
-    if (this.#loadMemoryMb > 0) this.#figure("memory.load", this.#loadMemoryMb, "MB");
   }
 
   #figure(name: string, value: number, unit: string): void {

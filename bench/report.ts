@@ -39,6 +39,12 @@ const TARGETS: readonly Target[] = [
   { figure: "start.second", holds: "at most", value: 3 },
   { figure: "memory.idle", holds: "at most", value: 400 },
   { figure: "memory.load", holds: "at most", value: 1_024 },
+  { figure: "callbacks", holds: "at least", value: 5_000 },
+  { figure: "refunds.wallet", holds: "at least", value: 1_500 },
+  { figure: "settlement", holds: "at least", value: 3_000 },
+  { figure: "recon", holds: "at most", value: 60 },
+  { figure: "recon.rss.server", holds: "at most", value: 500 },
+  { figure: "verify", holds: "at most", value: 60 },
   { figure: "soak.growth", holds: "at most", value: 10 },
 ];
 
@@ -54,6 +60,7 @@ const EACH: Readonly<Record<string, string>> = {
   "refusals/s": "refusal",
   "lives/s": "life",
   "requests/s": "request",
+  "callbacks/s": "callback",
 };
 
 /** Of one section measured several times: medians, and the extremes of the throughput. */
@@ -175,6 +182,7 @@ const SECTIONS: readonly (readonly [string, string])[] = [
   ["lives", "(f) ordered, paid, formed, vouchers"],
   ["lives.spread", "the same on 12 deals in 3 cities"],
   ["orders.zipf", "(g) Zipf 1.1 over 1,000 deals in 3 cities"],
+  ["callbacks", "callbacks of a channel, kept and answered"],
 ];
 
 function table(rows: readonly (readonly string[])[]): string[] {

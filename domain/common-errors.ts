@@ -25,7 +25,11 @@ export const COMMON_ERRORS = {
   ),
   REQUEST_TIMEOUT: define<{}>(408, "later", () => "the request did not arrive in time"),
   BODY_TOO_LARGE: define<{ limitBytes: number }>(413, "never", (d) => `the body is larger than ${d.limitBytes} bytes`),
-  UNSUPPORTED_MEDIA_TYPE: define<{ type: string }>(415, "never", (d) => `send application/json, not ${d.type}`),
+  UNSUPPORTED_MEDIA_TYPE: define<{ type: string; send?: string }>(
+    415,
+    "never",
+    (d) => `send ${d.send ?? "application/json"}, not ${d.type}`,
+  ),
   HEADERS_TOO_LARGE: define<{}>(431, "never", () => "the request headers are too large"),
   BAD_REQUEST: define<{ reason: string }>(400, "never", (d) => d.reason),
   RATE_LIMITED: define<{ retryAfterSeconds: number }>(429, "later", (d) => `too many requests; try again in ${d.retryAfterSeconds} s`),

@@ -63,6 +63,34 @@ export interface EventData {
     readonly consumerId: UserId;
     readonly reason: string;
   };
+  /** By a channel, too late or a second time: all of it goes back. */
+  readonly "payment.surplus": {
+    readonly paymentId: PaymentId;
+    readonly orderId: OrderId;
+    readonly consumerId: UserId;
+    readonly channel: string;
+    readonly amount: number;
+  };
+  /** A channel took another amount or currency than was asked for: it lies in suspense, and the order is not paid. */
+  readonly "payment.differs": {
+    readonly paymentId: PaymentId;
+    readonly orderId: OrderId;
+    readonly consumerId: UserId;
+    readonly channel: string;
+    readonly amount: number;
+    readonly paid: number;
+    readonly currency: string;
+    readonly reason: string;
+  };
+  /** A channel will not give it back; a person decides. */
+  readonly "refund.stalled": {
+    readonly refundId: RefundId;
+    readonly orderId: OrderId;
+    readonly consumerId: UserId;
+    readonly channel: string;
+    readonly amount: number;
+    readonly reason: string;
+  };
   readonly "refund.requested": {
     readonly refundId: RefundId;
     readonly orderId: OrderId;

@@ -13,7 +13,11 @@ export type TransferState = "PENDING" | "POSTED" | "VOIDED";
 export type TransferCode =
   | "topup"
   | "pay"
+  // A channel took another amount or currency than was asked for.
+  | "pay-differs"
   | "refund"
+  // A channel has given a refund back.
+  | "refund-paid"
   // A settled voucher: the merchant's part and ours.
   | "settle"
   | "commission"
@@ -25,7 +29,10 @@ export type TransferCode =
   // Asked for; paid by the channel; come back from it.
   | "payout"
   | "payout-paid"
-  | "payout-returned";
+  | "payout-returned"
+  // What a channel's statement says and we cannot explain; explained.
+  | "suspense"
+  | "suspense-back";
 /** The one kind of transfer that may take from a payable what is not there. */
 const OVERDRAWS: TransferCode = "clawback";
 

@@ -20,9 +20,18 @@ export const LIMITS = {
   requestMs: 10_000,
   /** After this a payment in TRYING whose coordinator is silent is cancelled by the recovery worker. */
   tryMs: 20_000,
+  /** After this a charge whose coordinator is silent is queried: its call ended long ago. */
+  chargeMs: 10_000,
+  /** An order that is being paid by a channel waits so long after its time for the channel to say that the charge is closed; then it expires anyway. */
+  chargeCloseMs: 30_000,
+  /** Calls to one channel under way at once from one node, and calls to it a second: what channels allow a merchant. */
+  channelCallsMax: 16,
+  channelCallsPerSecond: 100,
+  /** For so long a payout that arrived may come back, and is asked about. */
+  payoutWatchDays: 3,
   /** After this a settlement in PROCESSING is somebody else's: its drain is long answered or dead. */
   settlementLeaseMs: 30_000,
-  /** A channel answers a payout in this time, or nobody knows what came of it. */
+  /** A channel answers in this time, or nobody knows what came of the call. */
   channelMs: 4_000,
   /** A merchant may look at a refund of used units for this long before it is paid without a word. */
   refundApprovalHours: 24,
@@ -39,6 +48,7 @@ invariant(LIMITS.lockWaitMs < LIMITS.statementMs, "a lock wait ends before its s
 invariant(LIMITS.transactionIdleMs < LIMITS.requestMs, "rows of a stopped process are free again before those who wait for them give up");
 invariant(LIMITS.statementMs < LIMITS.requestMs, "a statement ends before its client gives up");
 invariant(LIMITS.requestMs < LIMITS.tryMs, "recovery never cancels a payment whose buyer still waits");
+invariant(LIMITS.channelMs < LIMITS.requestMs && LIMITS.channelMs < LIMITS.chargeMs, "a channel's answer is waited for by whoever asked");
 invariant(LIMITS.gateCrowdMax < LIMITS.mailboxMerchantCommandsMax, "an open gate lets in fewer than a closed one");
 invariant(LIMITS.statementMs + LIMITS.requestMs < LIMITS.settlementLeaseMs, "a lease outlives the drain it is for");
 invariant(LIMITS.mailboxMerchantCommandsMax < LIMITS.mailboxCommandsMax, "one merchant never fills a mailbox");

@@ -70,6 +70,8 @@ export interface Rest {
   readonly root?: true;
   readonly who: Audience;
   readonly status: 200 | 201 | 202 | 204;
+  /** Answers that are not the end of it go out as 202 instead. */
+  readonly acceptedWhen?: (answer: unknown) => boolean;
   /** `required`: 400 without an Idempotency-Key; `optional`: the caller's to use. Only for POST. */
   readonly key?: "required" | "optional";
   readonly tag: string;

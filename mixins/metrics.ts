@@ -79,6 +79,23 @@ export class Metrics {
     labelNames: ["outcome"] as const,
     registers: [this.registry],
   });
+  readonly channelDifferences = new Counter({
+    name: "tuanbar_channel_differences_total",
+    help: "Payments of which a channel took another amount or currency than was asked for; each lies in suspense and needs a person",
+    registers: [this.registry],
+  });
+  readonly callbacks = new Counter({
+    name: "tuanbar_channel_callbacks_total",
+    help: "Callbacks by channel and what they were: kept, repeated, forged, stale or unreadable; failed, when they could not be worked off",
+    labelNames: ["channel", "verdict"] as const,
+    registers: [this.registry],
+  });
+  readonly channelCalls = new Counter({
+    name: "tuanbar_channel_calls_total",
+    help: "Calls to channels by what they came to: answered, refused or unknown",
+    labelNames: ["channel", "call", "outcome"] as const,
+    registers: [this.registry],
+  });
   readonly moneyFen = new Counter({
     name: "tuanbar_money_fen_total",
     help: "Fen moved, by kind of transfer",

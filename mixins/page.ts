@@ -34,6 +34,9 @@ export function cursorId(cursor: string | undefined): string {
   return raise(COMMON_ERRORS, "VALIDATION_ERROR", { errors: [{ field: "cursor", message: "not a cursor of this list" }] });
 }
 
+/** The id a list oldest first goes on above; without a cursor, below every id. */
+export const cursorAfter = (cursor: string | undefined): string => (cursor === undefined ? "0" : cursorId(cursor));
+
 /** Cuts `rows` (one more than `limit` was asked for) into a page. */
 export function page<R, T>(
   rows: readonly R[],

@@ -8,6 +8,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { NO_REGIONS, type RegionBook, type RegionRules } from "../domain/region/policy.ts";
 import type { Database } from "../db/database.ts";
 import type { Keyspaces } from "../db/keyspaces.ts";
+import type { Channels } from "./channels/index.ts";
 import { Drainer, type DrainFunction } from "./drain.ts";
 import { type Command, Mailbox, type MailboxWatch } from "./mailbox.ts";
 import type { Metrics } from "./metrics.ts";
@@ -39,6 +40,8 @@ export interface PlatformParts {
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly trade: TradeSettings;
+  /** Unset: money comes from wallets alone. */
+  readonly channels?: Channels;
   /** What the nodes of a cluster share; unset: this process is alone. */
   readonly redis?: RedisLink;
   /** Unset: every region has the default policy. */
@@ -56,6 +59,8 @@ export class Platform {
   readonly databases: ReadonlyMap<string, Database>;
   readonly metrics: Metrics;
   readonly trade: TradeSettings;
+  /** Payment channels outside, by name. On the platform, not in a service's settings: those are published to every node, secrets and all. */
+  readonly channels: Channels;
   readonly redis: RedisLink | undefined;
   readonly regions: RegionBook;
   readonly stockGate: StockGate;
@@ -72,6 +77,7 @@ export class Platform {
     this.databases = parts.databases;
     this.metrics = parts.metrics;
     this.trade = parts.trade;
+    this.channels = parts.channels ?? new Map();
     this.redis = parts.redis;
     this.regions = parts.regions ?? NO_REGIONS;
     this.stockGate = parts.stockGate ?? new LocalStockGate();

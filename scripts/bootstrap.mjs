@@ -13,6 +13,8 @@ const COMMANDS = {
   simpay: ["simpay/main.ts"],
   check: ["scripts/check.ts"],
   search: ["scripts/search.ts"],
+  verify: ["scripts/verify.ts"],
+  "verify-chain": ["scripts/verify-chain.ts"],
 };
 
 const NODE_MAJOR_MIN = 20;

@@ -12,6 +12,7 @@ import { loadSamples } from "../samples/load.ts";
 import { listenForCommands, sendCommand } from "./cluster/control.ts";
 import { Cluster } from "./cluster/supervisor.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
+import { channelEnvironment } from "./channel-settings.ts";
 import { readSettings, type Settings } from "./settings.ts";
 import { StartError } from "./start-error.ts";
 
@@ -42,7 +43,9 @@ async function main(): Promise<void> {
       ORDER_TTL_SECONDS: String(settings.orderTtlSeconds),
       REVERSAL_MINUTES: String(settings.reversalMinutes),
       SETTLEMENT_DELAY_MINUTES: String(settings.settlementDelayMinutes),
+      ...channelEnvironment(process.env, settings.publicUrl),
     },
+    ...(settings.channels.simpay === undefined ? { simpayPort: settings.simpayPort } : {}),
     log: (line) => void process.stderr.write(`${line}\n`),
   });
   cluster = running;
@@ -87,6 +90,7 @@ function banner(settings: Settings, running: Cluster): void {
     `  API       ${base}/api/v1`,
     `  Docs      ${base}/docs`,
     `  Health    ${base}/readyz`,
+    ...(running.simpayUrl === "" ? [] : [`  simpay    ${running.simpayUrl} (a payment channel with pretend money)`]),
     `  CA        ${running.caFile}   (curl --cacert, NODE_EXTRA_CA_CERTS)`,
     `  Data      ${settings.dataDir}   logs in ${join(settings.dataDir, "logs")}`,
     "  Samples   consumers xiaoming, xiaohong …; merchants boss-longtang …; password tuanbar-demo-1",

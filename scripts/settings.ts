@@ -4,8 +4,10 @@ import { hostname } from "node:os";
 import { resolve } from "node:path";
 import type { NatsSettings } from "../mixins/bus.ts";
 import { ROLES, SERVICES, type RoleName, type ServiceName } from "../moleculer.config.ts";
+import type { ChannelSettings } from "../mixins/channels/index.ts";
 import { parseRedisUrl, RedisUrlError } from "../mixins/redis.ts";
 import type { TracingSettings } from "../mixins/tracing.ts";
+import { CHANNEL_VARIABLES, readChannelSettings } from "./channel-settings.ts";
 import { StartError } from "./start-error.ts";
 
 /** Every environment variable this program listens to, checked once at start: the rest of the code never reads `process.env`. */
@@ -24,6 +26,12 @@ export interface Settings {
   readonly logLevel: LogLevel;
   /** Path of a routing table with database URLs; unset: the embedded PostgreSQL. */
   readonly keyspacesFile?: string;
+  /** Of the simpay that runs beside the server in the embedded profile when no other is named; 0: a free one, the same every time. */
+  readonly simpayPort: number;
+  /** Payment channels outside; they hold secrets. */
+  readonly channels: ChannelSettings;
+  /** Where customers and channels reach us; unset: HOST and PORT. */
+  readonly publicUrl?: string;
   /** Addresses and networks of proxies in front, whose X-Forwarded-For counts. */
   readonly trustedProxies: readonly string[];
   /** Set: this process is one node of a cluster. */
@@ -79,6 +87,7 @@ export const VARIABLES: readonly string[] = [
     "REDIS_URL",
     "CLICKHOUSE_URL",
   ],
+  ...["PUBLIC_URL", "SIMPAY_PORT", ...CHANNEL_VARIABLES],
   ...["ELASTICSEARCH_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG"],
 ];
 
@@ -113,6 +122,14 @@ export function readSettings(environment: Environment = process.env, { local = f
   if (cluster !== undefined && jwtSecret === undefined)
     throw new StartError("environment: NATS_URL is set and JWT_SECRET is not: the nodes of a cluster share one secret");
   const redisUrl = redis(environment, "REDIS_URL");
+  const publicUrl = httpUrl(environment, "PUBLIC_URL");
+  const channels = readChannelSettings(environment);
+  if (channels.wechatpay && !publicUrl?.startsWith("https:"))
+    throw new StartError("environment: WeChat Pay needs PUBLIC_URL, an https address it can send its callbacks to");
+  if (cluster !== undefined && channels.simpay && publicUrl === undefined)
+    throw new StartError(
+      "environment: SIMPAY_URL is set and PUBLIC_URL is not: one node's own address is not where simpay reaches the cluster",
+    );
   const adminPassword = secret(environment, "ADMIN_PASSWORD", 8);
   return Object.freeze({
     port: wholeNumber(environment, "PORT", { from: 0, to: 65_535, otherwise: 3000 }),
@@ -126,6 +143,9 @@ export function readSettings(environment: Environment = process.env, { local = f
     ...(jwtSecret === undefined ? {} : { jwtSecret }),
     ...(adminPassword === undefined ? {} : { adminPassword }),
     ...(keyspacesFile === undefined ? {} : { keyspacesFile }),
+    simpayPort: wholeNumber(environment, "SIMPAY_PORT", { from: 0, to: 65_535, otherwise: 0 }),
+    channels,
+    ...(publicUrl === undefined ? {} : { publicUrl }),
     trustedProxies: networks(environment, "TRUSTED_PROXIES"),
     ...(cluster === undefined ? {} : { cluster }),
     ...(redisUrl === undefined ? {} : { redisUrl }),

@@ -11,10 +11,12 @@ import { startEmbeddedPostgres, type EmbeddedPostgres } from "../db/embedded.ts"
 import { KeyspacesError, loadKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { migrate, MigrationError } from "../db/migrate.ts";
 import { displayName, makeNode, SERVICES, type Node } from "../moleculer.config.ts";
+import { makeChannels, type ChannelSettings } from "../mixins/channels/index.ts";
 import { ManifestError } from "../regions/registry.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
 import { readSettings, type ClusterSettings, type Settings } from "./settings.ts";
+import { startSimpayBeside } from "./simpay-beside.ts";
 import { StartError } from "./start-error.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -42,6 +44,7 @@ async function clusterNode(settings: Settings, { nats, nodeId, services }: Clust
     urlOf: (database) => database,
     services,
     nats,
+    channels: makeChannels(settings.channels, settings.publicUrl ?? baseOf(settings)),
     ...common(settings),
     settings: {
       probe: services.includes("gateway") ? {} : { port, host },
@@ -70,14 +73,24 @@ async function alone(settings: Settings): Promise<void> {
   const dataDir = openDataDir(settings.dataDir);
   started.push({ name: "data directory", stop: () => dataDir.release() });
   const keyspaces = loadKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"));
-  const postgres = settings.keyspacesFile === undefined ? await embedded(dataDir, keyspaces) : undefined;
+  const isEmbedded = settings.keyspacesFile === undefined;
+  const postgres = isEmbedded ? await embedded(dataDir, keyspaces) : undefined;
+  const channels = await channelSettings(settings, dataDir, isEmbedded);
   const urlOf = (database: string): string => postgres?.url(database) ?? database;
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(urlOf(name), keyspace, displayName(name))));
   const firstPassword = settings.adminPassword === undefined && !existsSync(join(dataDir.path, "secrets", "admin-password"));
   const adminPassword = settings.adminPassword ?? dataDir.secret("admin-password");
-  const node = await start(settings, { dataDir, keyspaces, urlOf, adminPassword, embedded: postgres !== undefined });
+  const node = await start(settings, { dataDir, channels, keyspaces, urlOf, adminPassword, embedded: isEmbedded });
   if (postgres) await samples(node, dataDir);
-  banner(settings, { adminPassword: firstPassword ? adminPassword : undefined, embedded: postgres !== undefined });
+  banner(settings, { simpay: channels.simpay?.url, adminPassword: firstPassword ? adminPassword : undefined, embedded: isEmbedded });
+}
+
+/** In the embedded profile there is a simpay, beside us if nobody named another: paying by channel can be tried on a fresh machine. */
+async function channelSettings(settings: Settings, dataDir: DataDir, isEmbedded: boolean): Promise<ChannelSettings> {
+  if (!isEmbedded || settings.channels.simpay) return settings.channels;
+  const simpay = await startSimpayBeside(dataDir, settings.simpayPort);
+  started.push({ name: "simpay", stop: () => simpay.stop() });
+  return { ...settings.channels, simpay };
 }
 
 async function embedded(dataDir: DataDir, keyspaces: Keyspaces): Promise<EmbeddedPostgres> {
@@ -89,7 +102,14 @@ async function embedded(dataDir: DataDir, keyspaces: Keyspaces): Promise<Embedde
 
 async function start(
   settings: Settings,
-  of: { dataDir: DataDir; keyspaces: Keyspaces; urlOf: (database: string) => string; adminPassword: string; embedded: boolean },
+  of: {
+    dataDir: DataDir;
+    channels: ChannelSettings;
+    keyspaces: Keyspaces;
+    urlOf: (database: string) => string;
+    adminPassword: string;
+    embedded: boolean;
+  },
 ): Promise<Node> {
   const jwtSecret = settings.jwtSecret ?? of.dataDir.secret("jwt");
   const node = await makeNode({
@@ -97,6 +117,7 @@ async function start(
     keyspaces: of.keyspaces,
     urlOf: of.urlOf,
     services: SERVICES,
+    channels: makeChannels(of.channels, settings.publicUrl ?? baseOf(settings)),
     ...common(settings),
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },
@@ -159,8 +180,10 @@ function oneLine(error: unknown): StartError | undefined {
   return undefined;
 }
 
-function banner(settings: Settings, of: { adminPassword: string | undefined; embedded: boolean }): void {
-  const base = `http://${settings.host === "0.0.0.0" || settings.host === "::" ? "localhost" : settings.host}:${settings.port}`;
+const baseOf = ({ host, port }: Settings): string => `http://${host === "0.0.0.0" || host === "::" ? "localhost" : host}:${port}`;
+
+function banner(settings: Settings, of: { simpay: string | undefined; adminPassword: string | undefined; embedded: boolean }): void {
+  const base = baseOf(settings);
   const lines = [
     "",
     "  Tuanbar 团购 is ready.",
@@ -169,6 +192,7 @@ function banner(settings: Settings, of: { adminPassword: string | undefined; emb
     `  Docs      ${base}/docs`,
     `  Health    ${base}/readyz     Metrics ${base}/metrics`,
     `  Data      ${settings.dataDir}`,
+    ...(of.simpay === undefined ? [] : [`  simpay    ${of.simpay} (a payment channel with pretend money)`]),
     ...(of.embedded ? ["  Samples   consumers xiaoming, xiaohong …; merchants boss-longtang …; password tuanbar-demo-1"] : []),
     of.adminPassword === undefined
       ? `  Admin     admin, password ${settings.adminPassword === undefined ? `in ${join(settings.dataDir, "secrets", "admin-password")}` : "as in ADMIN_PASSWORD"}`

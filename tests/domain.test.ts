@@ -15,7 +15,8 @@ import { InvariantViolation } from "../domain/invariant.ts";
 import { basisPoints, fen, FEN_MAX, REQUEST_FEN_MAX, share, sum, toJson } from "../domain/money.ts";
 import { ORDER_ERRORS } from "../domain/order/errors.ts";
 import { ORDER, ORDER_INITIAL } from "../domain/order/state.ts";
-import { PAYMENT, PAYMENT_INITIAL } from "../domain/payment/state.ts";
+import { PAYMENT_ERRORS } from "../domain/payment/errors.ts";
+import { CHARGE, CHARGE_INITIAL, PAYMENT, PAYMENT_INITIAL } from "../domain/payment/state.ts";
 import { PAYOUT, PAYOUT_INITIAL } from "../domain/payout/state.ts";
 import { REFUND_ERRORS } from "../domain/refund/errors.ts";
 import { REFUND, REFUND_INITIAL } from "../domain/refund/state.ts";
@@ -219,6 +220,12 @@ describe("state machines", () => {
       initial: PAYMENT_INITIAL,
       arrows: "TRYING>CONFIRMING TRYING>CANCELLING CONFIRMING>CONFIRMED CANCELLING>CANCELLED",
     },
+    charge: {
+      table: CHARGE,
+      initial: CHARGE_INITIAL,
+      arrows: `CREATED>PROCESSING CREATED>UNKNOWN CREATED>FAILED CREATED>CONFIRMED PROCESSING>PROCESSING PROCESSING>PROCESSING PROCESSING>FAILED
+        PROCESSING>CONFIRMED UNKNOWN>PROCESSING UNKNOWN>UNKNOWN UNKNOWN>FAILED UNKNOWN>CONFIRMED FAILED>CONFIRMED`,
+    },
     refund: {
       table: REFUND,
       initial: REFUND_INITIAL,
@@ -279,6 +286,7 @@ describe("errors", () => {
       GROUP_ERRORS,
       VOUCHER_ERRORS,
       REFUND_ERRORS,
+      PAYMENT_ERRORS,
       JOURNAL_ERRORS,
     ];
     const names = tables.flatMap((table) => Object.keys(table));
@@ -302,6 +310,7 @@ describe("errors", () => {
     assert.deepEqual(later.toSorted(), [
       "IDEMPOTENCY_IN_PROGRESS",
       "OVERLOADED",
+      "PAYMENT_OPEN",
       "RATE_LIMITED",
       "REQUEST_TIMEOUT",
       "TIMEOUT",

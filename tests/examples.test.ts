@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import pg from "pg";
 import { Ajv2020 } from "ajv/dist/2020.js";
+import { composeId, slotOf } from "../domain/ids.ts";
 import { openApi } from "../services/gateway/openapi.ts";
 import { fullPath, REST_CONTRACTS } from "../services/gateway/routes.ts";
 import { Server } from "./support/server.ts";
@@ -54,7 +55,8 @@ describe("the documented examples", () => {
       JSON.stringify(body ?? rest.example ?? {}).replace(/"\{(\w+)\}"/g, (_, key: string) => JSON.stringify(path[key])),
     ) as object;
     const url = rest.path.replace(/\{(\w+)\}/g, (_, key: string) => path[key] ?? assert.fail(`${name} needs ${key}`));
-    const reply = await server.ask(rest.method, url, { ...(token === undefined ? {} : { token }), body: filled });
+    const query = rest.method === "GET" && body !== undefined ? `?${new URLSearchParams(filled as Record<string, string>).toString()}` : "";
+    const reply = await server.ask(rest.method, url + query, { ...(token === undefined ? {} : { token }), body: filled });
     assert.equal(reply.status, rest.status, `${name}: ${JSON.stringify(reply.body)}`);
     tried.add(name);
     const schema =
@@ -117,14 +119,37 @@ describe("the documented examples", () => {
     await replay("deal.close", token, { id: dealId });
     assert.equal((await replay("ops.verify", admin))["ok"], true);
     await replay("ops.shards", admin);
+    await replay("ops.trace", admin, { id: used["id"] ?? "" });
+    const payable = { account: `payable:${id}`, city: "sh", slot: String(slotOf(id)), from: "2025-01-01T00:00:00Z" };
+    await replay("ops.accountStatement", admin, {}, payable);
     await server.query(
       "sh",
       `insert into parked_events (consumer, source, event_id, event, error, attempts)
        values ('nobody', '1/0', 1, '{"type":"order.created"}', 'an example', 5)`,
     );
+    const { id: statementId = "" } = await replay("recon.query", admin);
+    await until(async () => (await replay("recon.statement", admin, { id: statementId }))["status"] === "DONE");
+    // As if the channel had told of money of nobody's.
+    const stray = composeId({ ms: Date.now(), sequence: 0, city: 1, slot: 1 });
+    await server.query(
+      "sh",
+      `insert into recon_differences (slot, id, statement_id, channel, day, class, kind, number, nth, theirs, currency)
+       values (1, ${stray}, ${statementId}, 'simpay', '2026-01-01', 'LONG', 'PAYMENT', 'nobodys1', 1, 100, 'CNY')`,
+    );
+    await replay("recon.repair", admin, { id: stray });
     await replay("ops.deadLetters", admin);
     await replay("ops.replayDeadLetter", admin, { id: "nobody.1.0.1" });
     await replay("ops.dropDeadLetter", admin, { id: "nobody.1.0.1" });
+    await server.query(
+      "sh",
+      `insert into channel_callbacks (slot, id, channel, callback_id, about, subject, body, news, state, error, attempts, next_attempt_at, received_at)
+       values (${BigInt(refundId) % 16n}, ${refundId}, 'simpay', 'an example', 'charge', 1, '{}', '{"id":"x","about":"charge","charge":{"number":"1","status":"CLOSED"}}',
+               'FAILED', 'simpay has no such payment of ours', 1, now(), now());
+       update refunds set state = 'ABNORMAL' where id = ${refundId}`,
+    );
+    await replay("ops.attention", admin);
+    await replay("ops.replayCallback", admin, { id: refundId });
+    await replay("payment.resumeRefund", admin, { id: refundId });
     await replay("search-index.rebuild", admin);
     await replay("ops.regions", admin);
     await replay("ops.reloadRegions", admin);

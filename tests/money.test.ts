@@ -3,18 +3,13 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Claim } from "../domain/settlement/decide.ts";
 import { shardOf, type Id, type PayoutId, type RefundId } from "../domain/ids.ts";
-import { offerPayoutChannel, type PayoutChannel, type PayoutReply } from "../mixins/payout-channel.ts";
+import { answered, refused as refusedBy, type ChannelPayout, type Outcome } from "../domain/channel/records.ts";
+import { offerPayoutChannel, type PayoutChannel } from "../mixins/payout-channel.ts";
 import { call } from "../mixins/contract.ts";
 import { getOrder } from "../services/order/order.contract.ts";
 import { advanceRefunds, approveRefund, listRefunds, requestRefund } from "../services/payment/payment.contract.ts";
-import {
-  advancePayouts,
-  listSettlements,
-  merchantBalance,
-  requestPayout,
-  settleVouchers,
-  tellPayout,
-} from "../services/settlement/settlement.contract.ts";
+import { hearPayout, listSettlements, merchantBalance, requestPayout, settleVouchers } from "../services/settlement/settlement.contract.ts";
+import type { Payouts } from "../services/settlement/payouts.ts";
 import { claimSettlements } from "../services/settlement/settlement.store.ts";
 import { lapseVouchers, redeemVoucher, reverseVoucher } from "../services/voucher/voucher.contract.ts";
 import { makeDeal } from "./support/deals.ts";
@@ -403,17 +398,18 @@ describe("a refund after settlement", () => {
 
 describe("payouts", () => {
   /** A channel that does what the test says next. */
-  const replies: (PayoutReply | { status: "ABSENT" } | Error)[] = [];
+  const replies: (ChannelPayout["status"] | "REFUSED" | Error)[] = [];
   const heard: string[] = [];
-  const next = (what: string): Promise<PayoutReply> => {
+  const next = (number: string, what: string): Promise<Outcome<ChannelPayout>> => {
     heard.push(what);
-    const reply = replies.shift() ?? { status: "PROCESSING" };
-    return reply instanceof Error ? Promise.reject(reply) : Promise.resolve(reply as PayoutReply);
+    const reply = replies.shift() ?? "PROCESSING";
+    if (reply instanceof Error) return Promise.reject(reply);
+    return Promise.resolve(reply === "REFUSED" ? refusedBy("NO_SUCH_ACCOUNT", "") : answered({ number, status: reply }));
   };
   const moody: PayoutChannel = {
     name: "moody",
-    pay: ({ id, amount }) => next(`pay ${id} ${amount}`),
-    query: (id) => next(`query ${id}`),
+    payout: ({ number, amount }) => next(number, `pay ${number} ${amount}`),
+    queryPayout: (number) => next(number, `query ${number}`),
   };
   before(() => offerPayoutChannel(shop.test.node.broker, moody));
   const stateOf = async (id: Id) =>
@@ -441,8 +437,11 @@ describe("payouts", () => {
     service.payouts.payOut = payOut;
     return id;
   };
-  const advance = (id: Id) => call(shop.test.node.broker as never, advancePayouts, { ...shardOf(id), ids: [id] });
-  const tell = (id: Id, event: "pay" | "refuse" | "return") => call(shop.test.node.broker as never, tellPayout, { id, event });
+  const advance = (id: Id) => {
+    const { payouts } = shop.test.node.broker.getLocalService("settlement") as unknown as { payouts: Payouts };
+    return payouts.advance(shardOf(id), id);
+  };
+  const tell = (id: Id, status: ChannelPayout["status"]) => call(shop.test.node.broker, hearPayout, { id, channel: "moody", status });
 
   it("leave the payable at once, by the test bank; not more than is there, and once a key", async () => {
     const one = await settledOrder(2);
@@ -466,14 +465,16 @@ describe("payouts", () => {
     assert.equal(await stateOf(id), "UNKNOWN");
     replies.push(new Error("still dead"));
     await advance(id);
-    replies.push({ status: "ABSENT" }, { status: "PROCESSING" });
+    replies.push("ABSENT", "PROCESSING");
     await advance(id);
     assert.equal(await stateOf(id), "UNKNOWN");
-    replies.push({ status: "PAID" });
+    replies.push("SUCCEEDED");
     await advance(id);
+    // It may still come back: it is asked about again.
+    replies.push("SUCCEEDED");
     await advance(id);
     assert.equal(await stateOf(id), "SUCCEEDED");
-    assert.deepEqual(heard, [`pay ${id} 500`, `query ${id}`, `query ${id}`, `pay ${id} 500`, `query ${id}`]);
+    assert.deepEqual(heard, [`pay ${id} 500`, `query ${id}`, `query ${id}`, `pay ${id} 500`, `query ${id}`, `query ${id}`]);
     await shop.addsUp();
   });
 
@@ -481,18 +482,19 @@ describe("payouts", () => {
     const one = await settledOrder(1);
     const [refusedOne, returned] = [await asked(one, 400), await asked(one, 541)];
     assert.equal((await balance(one.merchantId)).payable, 0);
-    replies.push({ status: "REFUSED", reason: "no such account" });
+    replies.push("REFUSED");
     await advance(refusedOne);
     assert.equal(await stateOf(refusedOne), "FAILED");
     assert.equal((await balance(one.merchantId)).payable, 400);
-    replies.push({ status: "PAID" });
+    replies.push("SUCCEEDED");
     await advance(returned);
     assert.equal((await balance(one.merchantId)).paidOut, 541);
-    assert.deepEqual(await Promise.all([tell(returned, "return"), tell(returned, "return")]), [
-      { status: "RETURNED" },
-      { status: "RETURNED" },
-    ]);
-    assert.equal((await tell(refusedOne, "pay")).status, "FAILED");
+    const back = { known: true, status: "RETURNED" };
+    assert.deepEqual(await Promise.all([tell(returned, "RETURNED"), tell(returned, "RETURNED")]), [back, back]);
+    assert.equal((await tell(refusedOne, "SUCCEEDED")).status, "FAILED");
+    assert.deepEqual(await call(shop.test.node.broker, hearPayout, { id: returned, channel: "another", status: "FAILED" }), {
+      known: false,
+    });
     assert.deepEqual(await balance(one.merchantId), { escrow: 0, payable: 941, paidOut: 0, currency: "CNY" });
     await shop.addsUp();
   });

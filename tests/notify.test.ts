@@ -67,7 +67,9 @@ describe("notifications", () => {
     server = createServer((req, res) => {
       const handler = rawHandlerOf(node.node.broker, streamEvents);
       const as = caller(String(req.headers["x-user"]));
-      Promise.resolve(handler?.({ caller: as, requestId: "test", req, res })).catch((error: unknown) => {
+      Promise.resolve(
+        handler?.({ caller: as, requestId: "test", query: {}, pathValues: [], body: () => Promise.resolve(Buffer.alloc(0)), req, res }),
+      ).catch((error: unknown) => {
         res.writeHead(error instanceof DomainError ? error.code : 500).end();
       });
     });

@@ -27,8 +27,8 @@ import {
 import { decideRelease, type ReleaseCommand } from "../domain/order/release.ts";
 import { ORDER } from "../domain/order/state.ts";
 import { decidePayments } from "../domain/payment/decide.ts";
-import { PAYMENT } from "../domain/payment/state.ts";
-import { decideTry, type PaymentRow } from "../domain/payment/try.ts";
+import { PAYMENT, type TccState } from "../domain/payment/state.ts";
+import { decideTry, WALLET, type PaymentRow } from "../domain/payment/try.ts";
 import { arrows, type Transitions } from "../domain/transition.ts";
 
 const START_MS = Date.UTC(2026, 0, 31, 18);
@@ -299,7 +299,12 @@ class World {
 
   release(commands: readonly ReleaseCommand[]): string[] {
     const trying = [...this.payments.values()].filter(({ state }) => state === "TRYING");
-    const state = { orders: this.orders, paying: new Set(trying.map(({ orderId }) => orderId)), groups: this.groups };
+    const state = {
+      orders: this.orders,
+      paying: new Set(trying.map(({ orderId }) => orderId)),
+      charging: new Set<string>(),
+      groups: this.groups,
+    };
     const { outcomes, writes } = decideRelease(state, commands, this.now);
     for (const order of [...writes.cancelled, ...writes.expired]) this.#moveOrder(order);
     for (const change of writes.buckets) this.#changeBucket(change);
@@ -319,7 +324,7 @@ class World {
     const live = new Map(
       [...this.payments.values()].filter(({ state }) => state !== "CANCELLING").map((payment) => [payment.orderId as string, payment]),
     );
-    const commands = batch.map(({ order, by }) => ({ orderId: this.orderAt(order).id, consumerId: by as UserId }));
+    const commands = batch.map(({ order, by }) => ({ orderId: this.orderAt(order).id, consumerId: by as UserId, channel: WALLET }));
     const { outcomes, begun } = decideTry({ orders: this.orders, live, groups: this.groups }, commands, {
       now: this.now,
       nextId: () => this.nextId() as PaymentId,
@@ -403,8 +408,8 @@ class World {
     allowed(SEAT, seat.state, state);
     seat.state = state;
   }
-  #movePayment(payment: PaymentRow, state: PaymentRow["state"]): void {
-    allowed(PAYMENT, this.payments.get(payment.id)!.state, state);
+  #movePayment(payment: PaymentRow, state: TccState): void {
+    allowed(PAYMENT, this.payments.get(payment.id)!.state as TccState, state);
     this.payments.set(payment.id, { ...payment, state });
   }
 }

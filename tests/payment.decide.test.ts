@@ -7,8 +7,8 @@ import type { DealId, GroupId, MerchantId, OrderId, PaymentId, UserId } from "..
 import { fen } from "../domain/money.ts";
 import type { OrderRow } from "../domain/order/place.ts";
 import type { OrderState } from "../domain/order/state.ts";
-import { decidePayments, type DecideCommand, type DecideWrites } from "../domain/payment/decide.ts";
-import { decideTry, type PaymentRow, type TryState } from "../domain/payment/try.ts";
+import { decidePayments, type DecideWrites, type WalletDecision } from "../domain/payment/decide.ts";
+import { decideTry, WALLET, type PaymentRow, type TryState } from "../domain/payment/try.ts";
 
 const NOW = new Date("2026-01-31T18:00:00Z");
 const later = (minutes: number): Date => new Date(NOW.getTime() + minutes * 60_000);
@@ -43,6 +43,7 @@ const paymentOf = (order: OrderRow): PaymentRow => ({
   consumerId: order.consumerId,
   merchantId: order.merchantId,
   amount: order.amount,
+  channel: WALLET,
   state: "TRYING",
   reason: undefined,
 });
@@ -82,7 +83,7 @@ describe("beginning to pay", () => {
     groups: new Map(groups.map((group) => [group.id, group])),
   });
   const tried = (of: TryState, consumerId = "u1") => {
-    const { outcomes } = decideTry(of, [{ orderId: "o1", consumerId: consumerId as UserId }], {
+    const { outcomes } = decideTry(of, [{ orderId: "o1", consumerId: consumerId as UserId, channel: WALLET }], {
       now: NOW,
       nextId: () => "new" as PaymentId,
     });
@@ -111,7 +112,7 @@ describe("beginning to pay", () => {
   });
   it("begins one payment for twins in a batch", () => {
     const ids = ["a", "b"];
-    const command = { orderId: "o1", consumerId: "u1" as UserId };
+    const command = { orderId: "o1", consumerId: "u1" as UserId, channel: WALLET };
     const { outcomes, begun } = decideTry(state([orderOf(1)]), [command, command], { now: NOW, nextId: () => ids.shift() as PaymentId });
     assert.deepEqual(
       outcomes.map((outcome) => (outcome instanceof DomainError ? outcome.type : [outcome.payment.id, outcome.begun])),
@@ -222,7 +223,7 @@ it("10,000 evenings: every payment is decided once, and a group is formed once, 
       const before = { orders: new Map(tables.orders), groups: new Map([...tables.groups].map(([id, group]) => [id, { ...group }])) };
 
       const commands = [...paying, ...paying.slice(0, 5)]
-        .map((order, index): DecideCommand => ({
+        .map((order, index): WalletDecision => ({
           paymentId: paymentOf(order).id,
           orderId: order.id,
           confirm: confirm[index % 20]!,

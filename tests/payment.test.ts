@@ -28,7 +28,7 @@ describe("paying", () => {
     return {
       id: () => id,
       async tryCity() {
-        const tried = await platform.post<unknown, Tried>(shard, "payment.try", { orderId: order.id, consumerId: user });
+        const tried = await platform.post<unknown, Tried>(shard, "payment.try", { orderId: order.id, consumerId: user, channel: "wallet" });
         id = tried.payment.id;
         return tried;
       },

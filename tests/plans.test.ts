@@ -44,7 +44,8 @@ const EXEMPT: Readonly<Record<string, string>> = {
   "notify/turn": "no table",
 };
 const isExempt = ({ name }: Statement): boolean =>
-  name in EXEMPT || name.startsWith("search/") || name.startsWith("relay/") || name.startsWith("journal/");
+  // Recon's are of a worker and of persons, over what is open; its joins of whole statements are not in this form at all.
+  name in EXEMPT || name.startsWith("recon/") || name.startsWith("search/") || name.startsWith("relay/") || name.startsWith("journal/");
 
 const DECLARED = /^(?:export )?const (\w+): (?:Readonly<)?[^=\n]*\bStatement\b[^=\n]* =/gm;
 
@@ -88,6 +89,16 @@ const COLUMNS: Readonly<Record<string, string>> = {
   // One payment in a hundred is under way, and none of the first ten; a merchant is OPENING for one request.
   "merchants.state": "case when i % 100000 = 0 then 'OPENING' else 'OPEN' end",
   "payments.state": "case when i % 100 = 0 then 'TRYING' when i % 100 = 1 then 'CANCELLED' else 'CONFIRMED' end",
+  "payments.channel": "'wallet'",
+  "payments.surplus": "false",
+  "refunds.channel": "'wallet'",
+  "refunds.surplus": "false",
+  "payouts.watched": "false",
+  "channel_callbacks.channel": "'simpay'",
+  "channel_callbacks.callback_id": KEY,
+  "channel_callbacks.about": "'charge'",
+  "channel_callbacks.news": "'{}'::json",
+  "channel_callbacks.state": "case when i % 100 = 0 then 'KEPT' when i % 100000 = 1 then 'FAILED' else 'DONE' end",
   "refunds.state": "case when i % 100 = 0 then 'PROCESSING' else 'SUCCEEDED' end",
   "refunds.commission": "0",
   "settlements.gross": "1",
@@ -155,7 +166,7 @@ const PARTITIONED = `
                    'among', (select regexp_split_to_array(substring(pg_get_constraintdef(k.oid) from 'ARRAY\\[''(.*)''::text\\]'), '''::text, ''')
                                from pg_constraint k where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum]
                                 and pg_get_constraintdef(k.oid) like '%ARRAY[%')) order by a.attnum)
-            from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and a.attgenerated = '') as columns
+            from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = '') as columns
     from pg_class c where c.relkind = 'p' order by c.relname`;
 
 const partitionOf = (table: string, { slot }: Part): string => `${table}_0${slot}`;
@@ -196,6 +207,7 @@ const VALUES: Readonly<Record<string, Readonly<Record<number, unknown>>>> = {
   "ledger/change-accounts": { 3: of(0), 4: of(0), 5: of(0), 6: of(0) },
   "order/move": { 3: "PENDING_PAYMENT", 4: "PAID" },
   "payment/decide": { 4: of("CANCELLING") },
+  "payment/insert": { 7: of("wallet"), 9: of("TRYING") },
   "refund/move": { 3: "REQUESTED", 5: "PROCESSING" },
   "stock/change": { 4: of(0), 5: of(0), 6: of(0) },
   "tcc/enter": { 2: "wallet", 3: "cancel" },
@@ -299,7 +311,9 @@ describe("statements on tables of a million rows", () => {
       server,
       async (client) => {
         // The user keyspace's tables beside the city's: the shared ones have to be filled only once.
-        for (const file of globSync("db/migrations/user/*.sql").toSorted()) await client.query(readFileSync(file, "utf8"));
+        for (const file of globSync("db/migrations/user/*.sql").toSorted())
+          // What both kinds have alike is there already.
+          if (!file.endsWith("-audit.sql")) await client.query(readFileSync(file, "utf8"));
         return (await client.query<Table>(PARTITIONED)).rows;
       },
       name,

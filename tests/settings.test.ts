@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
+import { generateKeyPairSync } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { test } from "node:test";
+import { after, describe, test } from "node:test";
 import { readSettings, VARIABLES } from "../scripts/settings.ts";
 import { StartError } from "../scripts/start-error.ts";
 
@@ -16,6 +18,8 @@ test("an empty environment gives the documented defaults", () => {
     rateLimits: "on",
     logLevel: "info",
     trustedProxies: [],
+    simpayPort: 0,
+    channels: {},
   });
 });
 
@@ -43,6 +47,10 @@ test("every variable is taken over, with its type", () => {
     NATS_CA: keyspaces,
     NODE_ID: "worker-1.example",
     SERVICES: "worker, ops",
+    SIMPAY_PORT: "3201",
+    SIMPAY_URL: "http://simpay.example.test:3200",
+    SIMPAY_SECRET: "x".repeat(32),
+    PUBLIC_URL: "https://tuanbar.example.test",
   });
   assert.deepEqual(settings, {
     port: 0,
@@ -56,6 +64,9 @@ test("every variable is taken over, with its type", () => {
     rateLimits: "on",
     logLevel: "fatal",
     keyspacesFile: keyspaces,
+    simpayPort: 3201,
+    channels: { simpay: { url: "http://simpay.example.test:3200", secret: "x".repeat(32) } },
+    publicUrl: "https://tuanbar.example.test",
     trustedProxies: ["10.0.0.0/8", "::1"],
     redisUrl: "redis://:secret@redis:6379",
     cluster: {
@@ -87,6 +98,59 @@ test("every variable that is read is on the list that deployments are held to", 
     [...read].filter((name) => !VARIABLES.includes(name)),
     [],
   );
+});
+
+describe("settings of payment channels", () => {
+  const directory = mkdtempSync(join(tmpdir(), "tuanbar-settings-"));
+  after(() => rmSync(directory, { recursive: true }));
+  const keys = generateKeyPairSync("rsa", {
+    modulusLength: 2048,
+    publicKeyEncoding: { type: "spki", format: "pem" },
+    privateKeyEncoding: { type: "pkcs8", format: "pem" },
+  });
+  const keyFile = join(directory, "apiclient_key.pem");
+  writeFileSync(keyFile, keys.privateKey);
+  const wechat = {
+    WECHATPAY_MCHID: "1900009191",
+    WECHATPAY_APPID: "wx1",
+    WECHATPAY_SERIAL: "5157F0",
+    WECHATPAY_PRIVATE_KEY_FILE: keyFile,
+    WECHATPAY_PLATFORM_KEY_ID: "PUB_KEY_ID_1",
+    WECHATPAY_PLATFORM_KEY: keys.publicKey,
+    WECHATPAY_APIV3_KEY: "k".repeat(32),
+    PUBLIC_URL: "https://tuanbar.example.test",
+  };
+
+  test("WeChat Pay is there when all of it is set, keys from variables or files", () => {
+    assert.deepEqual(readSettings(wechat).channels.wechatpay, {
+      mchid: "1900009191",
+      appid: "wx1",
+      serial: "5157F0",
+      privateKey: keys.privateKey.trim(),
+      platformKeyId: "PUB_KEY_ID_1",
+      platformKey: keys.publicKey,
+      apiV3Key: "k".repeat(32),
+    });
+  });
+
+  test("half a channel is refused at the start, naming what is missing", () => {
+    const node = { NATS_URL: "nats://bus", KEYSPACES: import.meta.filename, JWT_SECRET: "s".repeat(32) };
+    const simpay = { SIMPAY_URL: "http://127.0.0.1:1", SIMPAY_SECRET: "x".repeat(32) };
+    assert.match(refusal({ ...node, ...simpay }), /SIMPAY_URL is set and PUBLIC_URL is not/);
+    assert.match(refusal({ SIMPAY_URL: "http://127.0.0.1:1" }), /^environment: SIMPAY_URL is set, SIMPAY_SECRET is not/);
+    for (const name of Object.keys(wechat).filter((one) => one.startsWith("WECHATPAY")))
+      assert.match(refusal({ ...wechat, [name]: "" }), new RegExp(`${name.replace(/_FILE$/, "")} is not: a channel needs`));
+    assert.match(refusal({ ...wechat, PUBLIC_URL: "http://tuanbar.example.test" }), /needs PUBLIC_URL, an https address/);
+  });
+
+  test("a secret that is wrong is refused without repeating it", () => {
+    for (const wrong of [{ WECHATPAY_APIV3_KEY: "hunter2" }, { WECHATPAY_PRIVATE_KEY: "hunter2" }, { WECHATPAY_PLATFORM_KEY: "hunter2" }]) {
+      const message = refusal({ ...wechat, ...wrong });
+      assert.doesNotMatch(message, /hunter2|\n/);
+      assert.match(message, new RegExp(`^environment: ${Object.keys(wrong)[0]} `));
+    }
+    assert.match(refusal({ ...wechat, WECHATPAY_PRIVATE_KEY_FILE: join(directory, "none") }), /allowed: a file that can be read/);
+  });
 });
 
 test("Elasticsearch is a URL, which no error repeats", () => {
@@ -123,6 +187,7 @@ test("a wrong value is refused in one line that names the variable, the value an
     ["RATE_LIMITS", "false", /on, off/],
     ["LOG_LEVEL", "INFO", /trace, debug, info, warn, error, fatal/],
     ["LOG_LEVEL", "a\nb", /trace/],
+    ["SIMPAY_PORT", "65536", /from 0 to 65535/],
     ["KEYSPACES", join(tmpdir(), "no-such-file.yaml"), /a file that can be read/],
     ["TRUSTED_PROXIES", "10.0.0.0/33", /networks such as/],
   ] as const) {

@@ -256,6 +256,14 @@ const CORRUPTIONS: readonly Corruption[] = [
     sql: (w) => `update accounts set credits_posted = credits_posted + 1 where account = 'escrow:${w.deal.merchantId}'`,
     caught: ["ledger.accounts", "ledger.balanced", "books.escrow"],
   },
+  // What reconciliation found.
+  {
+    what: "a difference is called booked and is not in suspense",
+    sql: (w) => `
+      insert into recon_differences (slot, id, statement_id, channel, day, class, kind, number, nth, theirs, currency, booked)
+      values (${w.shard.slot}, ${w.spare[2]}, 1, 'simpay', '2026-01-01', 'LONG', 'PAYMENT', 'x', 1, 100, 'CNY', true)`,
+    caught: ["recon.suspense"],
+  },
   {
     what: "a cancelled payment leaves its promise open",
     sql: (w) => `delete from transfers where business_key = '${w.refused.row.id}' and state = 'VOIDED'`,
@@ -401,6 +409,43 @@ const CORRUPTIONS: readonly Corruption[] = [
     what: "a merchant was paid more than its payouts",
     sql: (w) => `update merchants set paid_out = paid_out + 1 where id = ${w.settling.merchantId}`,
     caught: ["payouts.paid-out"],
+  },
+  // Channels outside.
+  {
+    what: "an open charge has money already",
+    sql: (w) => `update payments set paid_amount = amount, paid_currency = 'CNY', paid_at = now() where id = ${w.charged.row.id}`,
+    caught: ["channels.paid"],
+  },
+  {
+    what: "money in suspense is what was asked for",
+    sql: (w) => `update payments set paid_amount = amount where id = ${w.differing.row.id}`,
+    caught: ["channels.paid", "books.channels"],
+  },
+  {
+    what: "what a channel told has no effect",
+    sql: (w) =>
+      `update payments set state = 'PROCESSING', paid_amount = null, paid_currency = null, paid_at = null where id = ${w.differing.row.id}`,
+    caught: ["channels.callbacks", "books.channels"],
+  },
+  {
+    what: "a callback waits for a person",
+    sql: (w) => `update channel_callbacks set state = 'FAILED' where subject = ${w.byChannel.row.id}`,
+    caught: ["channels.callbacks"],
+  },
+  {
+    what: "a refund that is under way at a channel is forgotten",
+    sql: (w) => `update refunds set state = 'SUCCEEDED', ended_at = now() where payment_id = ${w.goingBack.row.id}`,
+    caught: ["channels.clearing", "books.channels"],
+  },
+  {
+    what: "a refund by a channel arrives without a posting",
+    sql: (w) => `delete from transfers where code = 'refund-paid' and order_id = ${w.surplus.order.row.id}`,
+    caught: ["ledger.chain", "ledger.accounts", "books.channels"],
+  },
+  {
+    what: "money that came too late is kept",
+    sql: (w) => `update refunds set payment_id = ${w.byChannel.row.id} where payment_id = ${w.surplus.row.id}`,
+    caught: ["payments.for-nothing", "refunds.within-payment"],
   },
   {
     what: "a payable may be overdrawn by a payout",

@@ -1,4 +1,5 @@
 /** What a connection asks next, and what it makes of the answer. One plan serves all connections of a run, so that shoppers take turns. */
+import { paidCallback } from "./callbacks.ts";
 
 /** What a run is to do; travels from the bench to the generator. */
 export type Plan =
@@ -15,7 +16,12 @@ export type Plan =
   /** Every shopper opens the app once, signed in (GET /cities, which reads no database): from then on the server knows their tokens. */
   | { readonly kind: "arrivals"; readonly firstShopper: number; readonly shoppers: number }
   /** Wallets of shoppers filled, once each. */
-  | { readonly kind: "topups"; readonly firstShopper: number; readonly shoppers: number; readonly amount: number };
+  | { readonly kind: "topups"; readonly firstShopper: number; readonly shoppers: number; readonly amount: number }
+  /** Each order's consumer asks for the money back, once. */
+  | { readonly kind: "refunds"; readonly orders: readonly { readonly id: string; readonly shopper: number }[] }
+  /** A channel tells of charges that were paid, in turn, each time under another id. */
+  | { readonly kind: "callbacks"; readonly secret: string; readonly charges: readonly PaidCharge[] };
+export type PaidCharge = Parameters<typeof paidCallback>[2];
 
 /** What a connection sends, and what is to be done with the answer. */
 export interface Step {
@@ -56,6 +62,16 @@ export function errandsOf(plan: Plan, headers: readonly string[], runId: string)
       return new Lives(plan, headers, runId);
     case "arrivals":
       return each(plan, (n) => `GET /api/v1/cities HTTP/1.1\r\nHost: bench\r\n${headers[n] ?? ""}\r\n`);
+    case "refunds":
+      return each({ firstShopper: 0, shoppers: plan.orders.length }, (n) => {
+        const { id, shopper } = plan.orders[n] ?? { id: "", shopper: 0 };
+        return post(`/orders/${id}/refunds`, headers[shopper] ?? "", `${runId}-${n}`, "{}");
+      });
+    case "callbacks": {
+      let sent = 0;
+      const charge = (): PaidCharge => plan.charges[sent++ % plan.charges.length] as PaidCharge;
+      return { next: () => ({ request: paidCallback(plan.secret, `${runId}-${sent}`, charge()) }) };
+    }
     case "topups":
       return each(plan, (n) =>
         post("/wallet/topups", headers[n] ?? "", `${runId}-${n}`, JSON.stringify({ amount: plan.amount, channel: "test" })),

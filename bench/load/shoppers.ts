@@ -1,5 +1,5 @@
 /** Who shops: made-up consumers whose tokens the bench signs itself, because nobody registers tens of thousands of people to measure orders. */
-import { composeId, type Id } from "../../domain/ids.ts";
+import { composeId, type Id, mintedAtMs } from "../../domain/ids.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
 
 /** Longer than any run. */
@@ -20,3 +20,6 @@ export async function shopperHeaders(jwtSecret: string, count: number): Promise<
   }
   return headers;
 }
+
+/** Which shopper an id is. */
+export const shopperNumber = (id: string): number => mintedAtMs(id) - BORN_MS;

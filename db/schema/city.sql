@@ -1,4 +1,4 @@
--- A city keyspace after 000005-money.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000007-audit.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -78,6 +78,33 @@ create table chain_heads (
   hash bytea not null,
   constraint chain_heads_pkey PRIMARY KEY (slot)
 );
+
+create table channel_callbacks (
+  slot smallint not null,
+  id bigint not null,
+  channel text not null,
+  callback_id text not null,
+  about text not null,
+  subject bigint,
+  body text not null,
+  news json,
+  state text not null,
+  error text,
+  attempts integer default 0 not null,
+  next_attempt_at timestamp with time zone not null,
+  received_at timestamp with time zone not null,
+  done_at timestamp with time zone,
+  unfinished boolean generated always as (state = 'KEPT'::text) stored not null,
+  constraint channel_callbacks_pkey PRIMARY KEY (slot, id),
+  constraint channel_callbacks_about_check CHECK ((about = ANY (ARRAY['charge'::text, 'refund'::text, 'payout'::text, 'unreadable'::text]))),
+  constraint channel_callbacks_check CHECK ((((about = 'unreadable'::text) = (subject IS NULL)) AND ((news IS NULL) = (subject IS NULL)))),
+  constraint channel_callbacks_state_check CHECK ((state = ANY (ARRAY['KEPT'::text, 'DONE'::text, 'FAILED'::text])))
+) partition by LIST (slot);
+-- partitions: channel_callbacks_00 to channel_callbacks_15, one a slot with (fillfactor=80)
+CREATE INDEX channel_callbacks_failed ON channel_callbacks USING btree (id) WHERE (state = 'FAILED'::text);
+CREATE UNIQUE INDEX channel_callbacks_once ON channel_callbacks USING btree (slot, channel, callback_id);
+CREATE INDEX channel_callbacks_subject ON channel_callbacks USING btree (subject, slot);
+CREATE INDEX channel_callbacks_unfinished ON channel_callbacks USING btree (next_attempt_at) WHERE unfinished;
 
 create table deals (
   slot smallint not null,
@@ -268,13 +295,27 @@ create table payments (
   created_at timestamp with time zone not null,
   decided_at timestamp with time zone,
   ended_at timestamp with time zone,
-  live boolean generated always as (state <> ALL (ARRAY['CANCELLING'::text, 'CANCELLED'::text])) stored not null,
-  unfinished boolean generated always as (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text])) stored not null,
+  channel_no text,
+  pay_url text,
+  expires_at timestamp with time zone,
+  paid_amount bigint,
+  paid_currency text,
+  paid_at timestamp with time zone,
+  surplus boolean default false not null,
+  last_error text,
+  live boolean generated always as ((state <> ALL (ARRAY['CANCELLING'::text, 'CANCELLED'::text, 'FAILED'::text])) AND (NOT surplus)) stored not null,
+  unfinished boolean generated always as (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text, 'CREATED'::text, 'PROCESSING'::text, 'UNKNOWN'::text])) stored not null,
+  differs boolean generated always as ((state = 'FAILED'::text) AND (paid_at IS NOT NULL)) stored not null,
   constraint payments_pkey PRIMARY KEY (slot, id),
   constraint payments_amount_check CHECK ((amount > 0)),
-  constraint payments_state_check CHECK ((state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CONFIRMED'::text, 'CANCELLING'::text, 'CANCELLED'::text])))
+  constraint payments_paid CHECK (((channel = 'wallet'::text) OR (state <> 'CONFIRMED'::text) OR ((paid_amount = amount) AND (paid_currency = 'CNY'::text)))),
+  constraint payments_paid_amount_check CHECK ((paid_amount >= 0)),
+  constraint payments_state_check CHECK (((state = 'CONFIRMED'::text) OR ((channel = 'wallet'::text) AND (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text, 'CANCELLED'::text]))) OR ((channel <> 'wallet'::text) AND (state = ANY (ARRAY['CREATED'::text, 'PROCESSING'::text, 'UNKNOWN'::text, 'FAILED'::text]))))),
+  constraint payments_surplus CHECK (((NOT surplus) OR ((channel <> 'wallet'::text) AND (state = 'CONFIRMED'::text))))
 ) partition by LIST (slot);
 -- partitions: payments_00 to payments_15, one a slot with (fillfactor=70)
+CREATE INDEX payments_channel_no ON payments USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
+CREATE INDEX payments_differing ON payments USING btree (id) WHERE differs;
 CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE live;
 CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE unfinished;
 
@@ -293,12 +334,15 @@ create table payouts (
   created_at timestamp with time zone not null,
   ended_at timestamp with time zone,
   unfinished boolean generated always as (state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'UNKNOWN'::text])) stored not null,
+  channel_no text,
+  watched boolean default false not null,
   constraint payouts_pkey PRIMARY KEY (slot, id),
   constraint payouts_amount_check CHECK ((amount > 0)),
   constraint payouts_state_check CHECK ((state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'UNKNOWN'::text, 'SUCCEEDED'::text, 'FAILED'::text, 'RETURNED'::text])))
 ) partition by LIST (slot);
 -- partitions: payouts_00 to payouts_15, one a slot with (fillfactor=70)
-CREATE INDEX payouts_unfinished ON payouts USING btree (next_attempt_at) WHERE unfinished;
+CREATE INDEX payouts_channel_no ON payouts USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
+CREATE INDEX payouts_due ON payouts USING btree (next_attempt_at) WHERE (unfinished OR watched);
 
 create table quotas (
   slot smallint not null,
@@ -311,6 +355,61 @@ create table quotas (
   constraint quotas_within_cap CHECK (((cap IS NULL) OR (used <= cap)))
 ) partition by LIST (slot);
 -- partitions: quotas_00 to quotas_15, one a slot with (fillfactor=70)
+
+create table recon_differences (
+  slot smallint not null,
+  id bigint not null,
+  statement_id bigint not null,
+  channel text not null,
+  day date not null,
+  class text not null,
+  kind text not null,
+  number text not null,
+  channel_no text,
+  nth integer not null,
+  ours bigint,
+  theirs bigint,
+  currency text not null,
+  our_state text,
+  state text default 'OPEN'::text not null,
+  booked boolean default false not null,
+  why text,
+  cleared_by bigint,
+  asked_at timestamp with time zone,
+  answer text,
+  created_at timestamp with time zone default now() not null,
+  cleared_at timestamp with time zone,
+  constraint recon_differences_pkey PRIMARY KEY (slot, id),
+  constraint recon_differences_class_check CHECK ((class = ANY (ARRAY['LONG'::text, 'SHORT'::text, 'AMOUNT'::text, 'STATUS'::text, 'DUPLICATE'::text, 'TIMING'::text]))),
+  constraint recon_differences_kind_check CHECK ((kind = ANY (ARRAY['PAYMENT'::text, 'REFUND'::text, 'PAYOUT'::text, 'PAYOUT_RETURN'::text]))),
+  constraint recon_differences_state_check CHECK ((state = ANY (ARRAY['OPEN'::text, 'CLEARING'::text, 'CLEARED'::text])))
+) partition by LIST (slot);
+-- partitions: recon_differences_00 to recon_differences_15, one a slot
+CREATE INDEX recon_differences_due ON recon_differences USING btree (id) WHERE (((state = 'OPEN'::text) AND (NOT booked) AND (class <> ALL (ARRAY['STATUS'::text, 'TIMING'::text]))) OR (state = 'CLEARING'::text));
+CREATE UNIQUE INDEX recon_differences_once ON recon_differences USING btree (slot, channel, day, kind, number, class, nth, COALESCE(ours, ('-1'::integer)::bigint), COALESCE(theirs, ('-1'::integer)::bigint));
+CREATE INDEX recon_differences_open ON recon_differences USING btree (channel, kind, number) WHERE (state <> 'CLEARED'::text);
+CREATE INDEX recon_differences_statement ON recon_differences USING btree (statement_id, id);
+
+create table recon_lines (
+  statement_id bigint not null,
+  line integer not null,
+  slot smallint not null,
+  kind text not null,
+  number text not null,
+  subject bigint,
+  channel_no text not null,
+  amount bigint not null,
+  currency text not null,
+  at timestamp with time zone not null,
+  under_way boolean not null
+) partition by LIST (statement_id);
+
+create table recon_parts (
+  statement_id bigint not null,
+  counts json not null,
+  at timestamp with time zone default now() not null,
+  constraint recon_parts_pkey PRIMARY KEY (statement_id)
+);
 
 create table redemptions (
   slot smallint not null,
@@ -350,6 +449,10 @@ create table refunds (
   approve_by timestamp with time zone,
   approved_at timestamp with time zone,
   unfinished boolean generated always as (state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text])) stored not null,
+  channel text default 'wallet'::text not null,
+  channel_no text,
+  surplus boolean default false not null,
+  abnormal boolean generated always as (state = 'ABNORMAL'::text) stored not null,
   constraint refunds_pkey PRIMARY KEY (slot, id),
   constraint refunds_amount_check CHECK ((amount > 0)),
   constraint refunds_approval CHECK (((used = (approve_by IS NOT NULL)) AND (used OR ((commission = 0) AND (approved_at IS NULL))))),
@@ -358,6 +461,8 @@ create table refunds (
   constraint refunds_state_check CHECK ((state = ANY (ARRAY['REQUESTED'::text, 'PROCESSING'::text, 'SUCCEEDED'::text, 'ABNORMAL'::text])))
 ) partition by LIST (slot);
 -- partitions: refunds_00 to refunds_15, one a slot with (fillfactor=70)
+CREATE INDEX refunds_abnormal ON refunds USING btree (id) WHERE abnormal;
+CREATE INDEX refunds_channel_no ON refunds USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
 CREATE INDEX refunds_order ON refunds USING btree (slot, order_id);
 CREATE INDEX refunds_unfinished ON refunds USING btree (next_attempt_at) WHERE unfinished;
 
@@ -493,6 +598,7 @@ create table transfers (
   constraint transfers_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'POSTED'::text, 'VOIDED'::text])))
 ) partition by LIST (slot);
 -- partitions: transfers_00 to transfers_15, one a slot
+CREATE INDEX transfers_at ON transfers USING brin (at);
 CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (code, business_key, state, slot);
 CREATE INDEX transfers_in ON transfers USING btree (credit_account, id) WHERE ((state = 'POSTED'::text) AND (credit_account ~~ 'wallet:%'::text));
 CREATE INDEX transfers_out ON transfers USING btree (debit_account, id) WHERE ((state = 'POSTED'::text) AND (debit_account ~~ 'wallet:%'::text));

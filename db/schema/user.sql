@@ -1,4 +1,4 @@
--- A user keyspace after 000003-streams-and-chains.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A user keyspace after 000005-statements.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -150,6 +150,85 @@ create table parked_events (
 );
 CREATE INDEX parked_events_replaying ON parked_events USING btree (consumer) WHERE replaying;
 
+create table recon_differences (
+  slot smallint not null,
+  id bigint not null,
+  statement_id bigint not null,
+  channel text not null,
+  day date not null,
+  class text not null,
+  kind text not null,
+  number text not null,
+  channel_no text,
+  nth integer not null,
+  ours bigint,
+  theirs bigint,
+  currency text not null,
+  our_state text,
+  state text default 'OPEN'::text not null,
+  booked boolean default false not null,
+  why text,
+  cleared_by bigint,
+  asked_at timestamp with time zone,
+  answer text,
+  created_at timestamp with time zone default now() not null,
+  cleared_at timestamp with time zone,
+  constraint recon_differences_pkey PRIMARY KEY (slot, id),
+  constraint recon_differences_class_check CHECK ((class = ANY (ARRAY['LONG'::text, 'SHORT'::text, 'AMOUNT'::text, 'STATUS'::text, 'DUPLICATE'::text, 'TIMING'::text]))),
+  constraint recon_differences_kind_check CHECK ((kind = ANY (ARRAY['PAYMENT'::text, 'REFUND'::text, 'PAYOUT'::text, 'PAYOUT_RETURN'::text]))),
+  constraint recon_differences_state_check CHECK ((state = ANY (ARRAY['OPEN'::text, 'CLEARING'::text, 'CLEARED'::text])))
+) partition by LIST (slot);
+-- partitions: recon_differences_00 to recon_differences_15, one a slot
+CREATE INDEX recon_differences_due ON recon_differences USING btree (id) WHERE (((state = 'OPEN'::text) AND (NOT booked) AND (class <> ALL (ARRAY['STATUS'::text, 'TIMING'::text]))) OR (state = 'CLEARING'::text));
+CREATE UNIQUE INDEX recon_differences_once ON recon_differences USING btree (slot, channel, day, kind, number, class, nth, COALESCE(ours, ('-1'::integer)::bigint), COALESCE(theirs, ('-1'::integer)::bigint));
+CREATE INDEX recon_differences_open ON recon_differences USING btree (channel, kind, number) WHERE (state <> 'CLEARED'::text);
+CREATE INDEX recon_differences_statement ON recon_differences USING btree (statement_id, id);
+
+create table recon_lines (
+  statement_id bigint not null,
+  line integer not null,
+  slot smallint not null,
+  kind text not null,
+  number text not null,
+  subject bigint,
+  channel_no text not null,
+  amount bigint not null,
+  currency text not null,
+  at timestamp with time zone not null,
+  under_way boolean not null
+) partition by LIST (statement_id);
+
+create table recon_parts (
+  statement_id bigint not null,
+  counts json not null,
+  at timestamp with time zone default now() not null,
+  constraint recon_parts_pkey PRIMARY KEY (statement_id)
+);
+
+create table recon_statements (
+  slot smallint not null,
+  id bigint not null,
+  channel text not null,
+  source text not null,
+  day date not null,
+  from_at timestamp with time zone not null,
+  to_at timestamp with time zone not null,
+  state text not null,
+  lines integer default 0 not null,
+  counts json,
+  error text,
+  requested_by bigint,
+  lease_until timestamp with time zone not null,
+  created_at timestamp with time zone not null,
+  ended_at timestamp with time zone,
+  unfinished boolean generated always as (state = ANY (ARRAY['RECEIVING'::text, 'RECEIVED'::text, 'MATCHED'::text])) stored not null,
+  constraint recon_statements_pkey PRIMARY KEY (slot, id),
+  constraint recon_statements_source_check CHECK ((source = ANY (ARRAY['STATEMENT'::text, 'QUERY'::text]))),
+  constraint recon_statements_state_check CHECK ((state = ANY (ARRAY['RECEIVING'::text, 'RECEIVED'::text, 'MATCHED'::text, 'DONE'::text, 'FAILED'::text])))
+) partition by LIST (slot);
+-- partitions: recon_statements_00 to recon_statements_15, one a slot
+CREATE INDEX recon_statements_unfinished ON recon_statements USING btree (lease_until) WHERE unfinished;
+
 create table refresh_tokens (
   slot smallint not null,
   token_hash bytea not null,
@@ -239,6 +318,7 @@ create table transfers (
   constraint transfers_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'POSTED'::text, 'VOIDED'::text])))
 ) partition by LIST (slot);
 -- partitions: transfers_00 to transfers_15, one a slot
+CREATE INDEX transfers_at ON transfers USING brin (at);
 CREATE UNIQUE INDEX transfers_business_key ON transfers USING btree (code, business_key, state, slot);
 CREATE INDEX transfers_in ON transfers USING btree (credit_account, id) WHERE ((state = 'POSTED'::text) AND (credit_account ~~ 'wallet:%'::text));
 CREATE INDEX transfers_out ON transfers USING btree (debit_account, id) WHERE ((state = 'POSTED'::text) AND (debit_account ~~ 'wallet:%'::text));

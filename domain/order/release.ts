@@ -6,6 +6,7 @@ import type { DomainError } from "../error.ts";
 import { refusal } from "../error.ts";
 import type { GroupState } from "../group/state.ts";
 import type { GroupId, UserId } from "../ids.ts";
+import { LIMITS } from "../limits.ts";
 import { ORDER_ERRORS } from "./errors.ts";
 import type { BucketChange, OrderRow } from "./place.ts";
 
@@ -20,6 +21,8 @@ export interface ReleaseState {
   readonly orders: ReadonlyMap<string, OrderRow>;
   /** Orders a payment is being made for: they do not expire until it is decided. */
   readonly paying: ReadonlySet<string>;
+  /** Orders whose charge at a channel is being closed: they wait a little longer, then what is paid after all comes too late. */
+  readonly charging: ReadonlySet<string>;
   readonly groups: ReadonlyMap<GroupId, { readonly state: GroupState }>;
 }
 
@@ -54,7 +57,8 @@ export function decideRelease(
     if (!order || (command.callerId !== undefined && order.consumerId !== command.callerId))
       return refusal(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId });
     if (command.cause === "expire") {
-      const due = order.state === "PENDING_PAYMENT" && order.expiresAt <= now && !state.paying.has(orderId);
+      const graceMs = state.charging.has(orderId) ? LIMITS.chargeCloseMs : 0;
+      const due = order.state === "PENDING_PAYMENT" && order.expiresAt.getTime() + graceMs <= now.getTime() && !state.paying.has(orderId);
       if (!due) return order;
     } else if (order.state !== "PENDING_PAYMENT") return refusal(ORDER_ERRORS, "ORDER_STATE", { orderId, state: order.state });
 

@@ -1,7 +1,8 @@
 /**
- * The decision of a payment, made once: CONFIRMING or CANCELLING, together with everything that follows from it in the city: order paid, units
- * sold, seat taken, group opened or formed, orders confirmed. Pure: locked rows and commands in, writes and answers out. Commands are decided
- * one after the other over the state the earlier ones left, so both seats of a group of two, paid in one batch, form it once.
+ * The decision of a payment, made once: CONFIRMING or CANCELLING by wallet, CONFIRMED or FAILED by a channel's word, together with everything that
+ * follows from it in the city: order paid, units sold, seat taken, group opened or formed, orders confirmed. Pure: locked rows and commands in,
+ * writes and answers out. Commands are decided one after the other over the state the earlier ones left, so both seats of a group of two, paid
+ * in one batch, form it once.
  */
 import { COMMON_ERRORS } from "../common-errors.ts";
 import { refusal, type DomainError } from "../error.ts";
@@ -12,9 +13,11 @@ import { invariant } from "../invariant.ts";
 import { ORDER_ERRORS } from "../order/errors.ts";
 import type { BucketChange, OrderRow } from "../order/place.ts";
 import { next } from "../transition.ts";
-import type { PaymentRow } from "./try.ts";
+import { chargeAfter, differenceOf, type ChargeMove, type ChargeNews } from "./charge.ts";
+import { OPEN_CHARGE } from "./state.ts";
+import type { Paid, PaymentRow } from "./try.ts";
 
-export interface DecideCommand {
+export interface WalletDecision {
   readonly paymentId: PaymentId;
   readonly orderId: OrderId;
   /** What its Try came to: the wallet's money is set aside, or it is not. */
@@ -23,6 +26,8 @@ export interface DecideCommand {
   readonly reason: string;
   readonly requestId: string | undefined;
 }
+
+export type DecideCommand = WalletDecision | ChargeNews;
 
 interface GroupRow {
   readonly id: GroupId;
@@ -62,6 +67,14 @@ export interface GroupMove {
 export interface DecideWrites {
   readonly confirming: { readonly payment: PaymentRow; readonly requestId: string | undefined }[];
   readonly cancelling: { readonly payment: PaymentRow; readonly reason: string; readonly requestId: string | undefined }[];
+  /** Payments by channel, as they are now. */
+  readonly charges: Map<PaymentId, ChargeMove>;
+  /** Charges that paid their orders. */
+  readonly captured: PaymentRow[];
+  /** Money of a channel that pays for nothing: too late, or a second time. All of it goes back. */
+  readonly surplus: { readonly payment: PaymentRow; readonly order: OrderRow }[];
+  /** Another amount or currency than was asked for. */
+  readonly differing: { readonly payment: PaymentRow; readonly paid: Paid; readonly reason: string }[];
   /** PENDING_PAYMENT → PAID. */
   readonly paid: OrderRow[];
   /** PAID → CONFIRMED, their vouchers to be issued. Some of them were paid in this batch. */
@@ -85,6 +98,10 @@ class Deciding {
   readonly writes: DecideWrites = {
     confirming: [],
     cancelling: [],
+    charges: new Map(),
+    captured: [],
+    surplus: [],
+    differing: [],
     paid: [],
     confirmed: [],
     buckets: [],
@@ -110,6 +127,7 @@ class Deciding {
   decide(command: DecideCommand): Decided {
     const payment = this.#state.payments.get(command.paymentId);
     invariant(payment !== undefined, "a payment that is decided was begun");
+    if ("news" in command) return { payment: this.#hear(payment, command), refused: undefined };
     const earlier = this.#decided.get(payment.id);
     if (earlier) return earlier;
     const decided = payment.state === "TRYING" ? this.#make(payment, command) : this.#seen(payment);
@@ -123,7 +141,40 @@ class Deciding {
     return { payment, refused: this.#unpayable(this.#order(payment)) ?? refusal(COMMON_ERRORS, "TIMEOUT", {}) };
   }
 
-  #make(payment: PaymentRow, { confirm, reason, requestId }: DecideCommand): Decided {
+  /** A channel's word. Money is believed whenever it comes; everything else only while nobody has given up or paid. */
+  #hear(payment: PaymentRow, { news, channelNo, requestId }: ChargeNews): PaymentRow {
+    const now = this.writes.charges.get(payment.id)?.payment ?? payment;
+    const after = chargeAfter(now, news);
+    if (after === undefined) return now;
+    const change = (more: Partial<ChargeMove>, row: PaymentRow): PaymentRow => {
+      this.writes.charges.set(payment.id, {
+        was: payment.state,
+        payment: row,
+        channelNo,
+        surplus: false,
+        error: undefined,
+        requestId,
+        ...more,
+      });
+      return row;
+    };
+    if (news.kind !== "paid") return change({ error: news.kind === "lost" ? news.why : undefined }, after);
+    const reason = differenceOf(payment, news.paid);
+    if (reason !== undefined) {
+      this.writes.differing.push({ payment, paid: news.paid, reason });
+      return change({}, { ...after, state: "FAILED", reason });
+    }
+    const order = this.#order(payment);
+    if (!OPEN_CHARGE.includes(now.state) || this.#unpayable(order)) {
+      this.writes.surplus.push({ payment, order });
+      return change({ surplus: true }, after);
+    }
+    this.#pay(order, payment);
+    this.writes.captured.push(payment);
+    return change({}, after);
+  }
+
+  #make(payment: PaymentRow, { confirm, reason, requestId }: WalletDecision): Decided {
     const order = this.#order(payment);
     const refused = this.#unpayable(order);
     if (!confirm || refused) {
@@ -131,16 +182,20 @@ class Deciding {
       this.writes.cancelling.push({ payment, reason: why, requestId });
       return { payment: { ...payment, state: "CANCELLING", reason: why }, refused: refused ?? refusal(COMMON_ERRORS, "TIMEOUT", {}) };
     }
-    invariant(payment.amount === order.amount, "a payment pays its order, exactly");
-    // From here the order is paid.
     this.writes.confirming.push({ payment, requestId });
+    this.#pay(order, payment);
+    return { payment: { ...payment, state: "CONFIRMING" }, refused: undefined };
+  }
+
+  /** From here the order is paid. */
+  #pay(order: OrderRow, payment: PaymentRow): void {
+    invariant(payment.amount === order.amount, "a payment pays its order, exactly");
     const paid: OrderRow = { ...order, state: "PAID", paidAt: this.#now };
     this.#orders.set(order.id, paid);
     this.writes.paid.push(paid);
     this.writes.buckets.push({ dealId: order.dealId, bucket: order.bucket, total: 0, held: -order.quantity, sold: order.quantity });
     if (order.groupId === undefined) this.#confirm(paid);
     else this.#takeSeat(order.groupId, paid);
-    return { payment: { ...payment, state: "CONFIRMING" }, refused: undefined };
   }
 
   #order(payment: PaymentRow): OrderRow {

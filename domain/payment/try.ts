@@ -12,12 +12,16 @@ import { invariant } from "../invariant.ts";
 import type { Fen } from "../money.ts";
 import { ORDER_ERRORS } from "../order/errors.ts";
 import type { OrderState } from "../order/state.ts";
-import type { PaymentState } from "./state.ts";
+import { CHARGE_INITIAL, PAYMENT_INITIAL, type PaymentState } from "./state.ts";
 
 export interface PayCommand {
   readonly orderId: string;
   readonly consumerId: UserId;
+  readonly channel: string;
 }
+
+/** The channel that is ours; every other is outside. */
+export const WALLET = "wallet";
 
 /** A payment as its row has it. */
 export interface PaymentRow {
@@ -26,9 +30,22 @@ export interface PaymentRow {
   readonly consumerId: UserId;
   readonly merchantId: MerchantId;
   readonly amount: Fen;
+  readonly channel: string;
   readonly state: PaymentState;
-  /** Why it was cancelled: an error code. */
+  /** Why it was cancelled, or failed: an error code, or the channel's word for it. */
   readonly reason: string | undefined;
+  /** By channel: until when the charge may be paid, and where. */
+  readonly expiresAt?: Date | undefined;
+  readonly payUrl?: string | undefined;
+  /** What the channel really took. Set in FAILED: another amount or currency than was asked for. */
+  readonly paid?: Paid | undefined;
+}
+
+/** What a channel says a customer paid, in the small unit of the currency. */
+export interface Paid {
+  readonly amount: Fen;
+  readonly currency: string;
+  readonly at: Date;
 }
 
 interface PayableOrder {
@@ -60,7 +77,7 @@ export function decideTry(
   context: { readonly now: Date; readonly nextId: () => PaymentId },
 ): { outcomes: (Tried | DomainError)[]; begun: PaymentRow[] } {
   const begun = new Map<string, PaymentRow>();
-  const outcomes = commands.map(({ orderId, consumerId }): Tried | DomainError => {
+  const outcomes = commands.map(({ orderId, consumerId, channel }): Tried | DomainError => {
     const order = state.orders.get(orderId);
     if (order?.consumerId !== consumerId) return refusal(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId });
     const live = begun.get(orderId) ?? state.live.get(orderId);
@@ -75,8 +92,10 @@ export function decideTry(
       consumerId,
       merchantId,
       amount,
-      state: "TRYING",
+      channel,
+      state: channel === WALLET ? PAYMENT_INITIAL : CHARGE_INITIAL,
       reason: undefined,
+      expiresAt: channel === WALLET ? undefined : order.expiresAt,
     };
     begun.set(orderId, payment);
     return { payment, begun: true };

@@ -71,6 +71,3 @@ export interface Channel {
 export class StatementError extends Error {
   override readonly name = "StatementError";
 }
-
-/** A channel that has not answered by then is asked again by number. Shorter than what a client waits, longer than a slow channel takes. */
-export const CHANNEL_CALL_MS = 5_000;

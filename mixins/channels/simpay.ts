@@ -15,8 +15,9 @@ import {
   type Outcome,
   type StatementLine,
 } from "../../domain/channel/records.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import { toJson } from "../../domain/money.ts";
-import { CHANNEL_CALL_MS, StatementError, type Channel } from "./channel.ts";
+import { StatementError, type Channel } from "./channel.ts";
 import { oneOf, text, timeMs, type Json } from "./json.ts";
 import { csvRows } from "./statement.ts";
 
@@ -38,7 +39,7 @@ const COLUMNS = ["time", "kind", "channel_number", "number", "charge_number", "a
 const KINDS = ["PAYMENT", "REFUND", "PAYOUT", "PAYOUT_RETURN"] as const;
 
 export function simpayChannel({ url, secret }: SimpaySettings, options: ChannelOptions): Channel {
-  const { notifyUrl, timeoutMs = CHANNEL_CALL_MS } = options;
+  const { notifyUrl, timeoutMs = LIMITS.channelMs } = options;
 
   const send = async (method: "GET" | "POST", path: string, body: string, nonce: string, signal: AbortSignal): Promise<Response> => {
     const timestamp = String(Math.floor(Date.now() / 1000));

@@ -22,8 +22,9 @@ import {
   type ChannelRefund,
   type Outcome,
 } from "../../domain/channel/records.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import { toJson } from "../../domain/money.ts";
-import { CHANNEL_CALL_MS, StatementError, type Channel } from "./channel.ts";
+import { StatementError, type Channel } from "./channel.ts";
 import { oneOf, text, timeMs, type Json } from "./json.ts";
 import type { ChannelOptions } from "./simpay.ts";
 import { readTradeBill } from "./wechatpay-bill.ts";
@@ -81,7 +82,7 @@ const TRANSFER_SCENE = "1005";
 
 export function wechatPayChannel(settings: WechatPaySettings, options: ChannelOptions): Channel {
   const { mchid, appid, serial, apiV3Key, platformKeyId } = settings;
-  const { notifyUrl, timeoutMs = CHANNEL_CALL_MS } = options;
+  const { notifyUrl, timeoutMs = LIMITS.channelMs } = options;
   const platformKey = Rsa.from(settings.platformKey, Rsa.KEY_TYPE_PUBLIC);
   const client = new Decorator({
     mchid,

@@ -157,6 +157,13 @@ ${of.gateways.map((port) => `    server 127.0.0.1:${port} max_fails=8 fail_timeo
       proxy_buffering off;
       proxy_pass http://gateways;
     }
+    location = /api/v1/recon/statements {
+      # A million lines, streamed through; answered when all of them are in the databases.
+      client_max_body_size 1g;
+      proxy_request_buffering off;
+      proxy_read_timeout 120s;
+      proxy_pass http://gateways;
+    }
     location = /api/v1/ops/verify {
       proxy_read_timeout 130s;
       proxy_pass http://gateways;

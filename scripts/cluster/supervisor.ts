@@ -26,6 +26,8 @@ export interface ClusterOptions {
   /** nginx's, for HTTPS. */
   readonly port: number;
   readonly secret: (name: string) => string;
+  /** Of the simpay that runs beside the cluster; 0: a free one, the same every time. Unset: another is named. */
+  readonly simpayPort?: number;
   /** What every node is told besides its place: secrets and figures of the trade. */
   readonly nodeEnvironment: Readonly<Record<string, string>>;
   readonly log: (line: string) => void;
@@ -51,6 +53,8 @@ export class Cluster {
   #postgres: readonly EmbeddedPostgres[] = [];
   #shared: Readonly<Record<string, string>> = {};
   caFile = "";
+  /** Of the one beside the cluster. */
+  simpayUrl = "";
   natsUrl = "";
   keyspacesFile = "";
 
@@ -83,7 +87,10 @@ export class Cluster {
     const [natsPort = 0, redisPort = 0, ...nodePorts] = await freePorts(2 + nodes.length);
     const [natsPassword, redisPassword] = [this.#options.secret("nats"), this.#options.secret("redis")];
     this.natsUrl = `nats://tuanbar:${natsPassword}@127.0.0.1:${natsPort}`;
+    const publicUrl = this.#options.nodeEnvironment["PUBLIC_URL"] ?? `https://localhost:${port}`;
     this.#shared = {
+      PUBLIC_URL: publicUrl,
+      ...(await this.#simpay()),
       ...this.#options.nodeEnvironment,
       NATS_URL: this.natsUrl,
       REDIS_URL: `redis://:${redisPassword}@127.0.0.1:${redisPort}`,
@@ -100,6 +107,30 @@ export class Cluster {
     const conf = nginxFile(dataDir, { host, port, gateways: this.#portsOf("gateway"), tls });
     await server("nginx", nginx, ["-p", join(dataDir, "nginx"), "-c", conf, "-e", "stderr"], port, reachable(host));
     await this.#whole();
+  }
+
+  /** An outside system, with a log of its own; it believes the authority our door was certified by. What nodes are told of it. */
+  async #simpay(): Promise<Readonly<Record<string, string>>> {
+    const { dataDir, simpayPort, secret } = this.#options;
+    if (simpayPort === undefined) return {};
+    const folder = join(dataDir, "simpay");
+    const env = {
+      SIMPAY_PORT: String(simpayPort),
+      SIMPAY_DATA_DIR: folder,
+      SIMPAY_SECRET: secret("simpay"),
+      SIMPAY_ADMIN_SECRET: secret("simpay-admin"),
+      NODE_EXTRA_CA_CERTS: this.caFile,
+    };
+    await this.#server({
+      name: "simpay",
+      program: process.execPath,
+      args: [join(root, "simpay", "main.ts")],
+      env,
+      port: simpayPort,
+      ready: "says so",
+    });
+    this.simpayUrl = `http://127.0.0.1:${simpayPort === 0 ? readFileSync(join(folder, "port"), "utf8").trim() : simpayPort}`;
+    return { SIMPAY_URL: this.simpayUrl, SIMPAY_SECRET: env.SIMPAY_SECRET };
   }
 
   /** The doors first, then who works, then what they stand on. */

@@ -11,6 +11,7 @@ import { announcesBody, Form, invalid, parseBody, readBody } from "./form.ts";
 import { addressKey, guessOf, isWrong, type Guess, type Limits } from "./limits.ts";
 import type { Near } from "./near.ts";
 import { fullPath, type RestContract } from "./routes.ts";
+import { letSlow } from "./server.ts";
 
 /** Serves one exchange; a throw is answered as a problem. */
 export type Serve = (exchange: Exchange) => void | Promise<void>;
@@ -62,7 +63,8 @@ export function serveContract(door: Door, contract: RestContract): Serve {
         : undefined;
     if (guesses) await guesses.limits.mayTry(guesses.guess.limit, guesses.key, exchange);
     try {
-      answer(exchange, rest.status, await ask());
+      const value = await ask();
+      answer(exchange, rest.acceptedWhen?.(value) ? 202 : rest.status, value);
     } catch (error) {
       if (guesses && isWrong(guesses.guess, error)) await guesses.limits.countFailure(guesses.guess.limit, guesses.key);
       throw error;
@@ -78,17 +80,23 @@ function guesserOf(door: Door, guess: Guess, caller: Caller | undefined, params:
 }
 
 export function serveRawRoute(door: Door, route: RawRoute, track: (exchange: Exchange) => void): Serve {
+  const form = new Form({ params: route.query ?? {} }, "GET", fullPath(route.rest));
   return async (exchange) => {
     const { method = "" } = exchange.req;
     if (method !== route.rest.method) raise(COMMON_ERRORS, "METHOD_NOT_ALLOWED", { method, allow: [route.rest.method] });
-    if (door.limits !== undefined) await limitAddress(door, door.limits, false, exchange);
+    const limits = route.unlimited ? undefined : door.limits;
+    if (limits !== undefined) await limitAddress(door, limits, false, exchange);
     const caller = await verifiedCaller(door, exchange);
     checkAudience(route.rest.who satisfies Audience, caller);
-    if (door.limits !== undefined && caller !== undefined) await door.limits.take("user", caller.userId, exchange);
+    if (limits !== undefined && caller !== undefined) await limits.take("user", caller.userId, exchange);
     const handler = rawHandlerOf(door.broker, route);
     if (handler === undefined) return raise(COMMON_ERRORS, "UNAVAILABLE", { what: "the service", retryAfterSeconds: 2 });
-    track(exchange);
-    await handler({ caller, requestId: exchange.requestId, req: exchange.req, res: exchange.open() });
+    // What is open when the node stops is ended; what is being answered is waited for.
+    if (method === "GET") track(exchange);
+    const { requestId, pathValues, req } = exchange;
+    const query = route.query === undefined ? {} : form.read({ path: [], query: exchange.query, body: {}, escaped: false });
+    if (route.takes !== undefined) letSlow(req);
+    await handler({ caller, requestId, query, pathValues, body: () => readBody(req), req, res: exchange.open() });
   };
 }
 

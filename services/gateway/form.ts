@@ -127,7 +127,7 @@ export class Form {
   readonly #check: Check;
   readonly #hashed: string;
 
-  constructor(contract: Contract, method: string, template: string) {
+  constructor(contract: Pick<Contract, "params">, method: string, template: string) {
     this.pathNames = [...template.matchAll(/\{(\w+)\}/g)].map((match) => match[1] ?? "");
     const others = Object.keys(contract.params).filter((name) => !this.pathNames.includes(name));
     this.queryNames = method === "GET" ? others : [];

@@ -80,16 +80,18 @@ function callOperation(schemas: Schemas, contract: RestContract): JsonSchema {
   ];
   const body = rest.method === "POST" && others.length > 0 ? schemas.fields(params, others) : undefined;
   const content = answer === undefined ? undefined : { "application/json": { schema: schemas.of(answer) } };
+  const success = {
+    description: contract.summary,
+    headers: { ...REQUEST_ID_HEADER, ...(rest.key === undefined ? {} : REPLAYED_HEADER) },
+    ...(content === undefined ? {} : { content }),
+  };
   return {
     ...head(contract),
     ...(parameters.length === 0 ? {} : { parameters }),
     ...(body === undefined ? {} : { requestBody: { required: true, content: { "application/json": { schema: body, ...example(rest) } } } }),
     responses: {
-      [rest.status]: {
-        description: contract.summary,
-        headers: { ...REQUEST_ID_HEADER, ...(rest.key === undefined ? {} : REPLAYED_HEADER) },
-        ...(content === undefined ? {} : { content }),
-      },
+      [rest.status]: success,
+      ...(rest.acceptedWhen === undefined ? {} : { 202: { ...success, description: "Begun, and not at its end yet" } }),
       ...problems(codesOf(contract)),
     },
   };
@@ -107,17 +109,28 @@ const example = (rest: Rest): JsonSchema =>
         ),
       };
 
-const rawOperation = (route: RawRoute): JsonSchema => ({
-  ...head(route),
-  responses: {
-    [route.rest.status]: {
-      description: route.summary,
-      headers: REQUEST_ID_HEADER,
-      content: { [route.mediaType]: { schema: { type: "string" } } },
+function rawOperation(route: RawRoute): JsonSchema {
+  const { rest, query = {}, takes } = route;
+  const schemas = new Schemas();
+  const parameters = [
+    ...[...rest.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({ name, in: "path", required: true, schema: { type: "string" } })),
+    ...Object.entries(query).map(([name, rule]) => ({ name, in: "query", required: !isOptional(rule), schema: schemas.of(rule) })),
+  ];
+  const body = takes === undefined ? { "application/json": { schema: { type: "object" } } } : { [takes]: { schema: { type: "string" } } };
+  return {
+    ...head(route),
+    ...(parameters.length === 0 ? {} : { parameters }),
+    ...(rest.method === "POST" ? { requestBody: { required: true, content: body } } : {}),
+    responses: {
+      [rest.status]: {
+        description: route.summary,
+        headers: REQUEST_ID_HEADER,
+        content: { [route.mediaType]: { schema: { type: "string" } } },
+      },
+      ...problems(codesOf({ ...route, params: query })),
     },
-    ...problems(codesOf(route)),
-  },
-});
+  };
+}
 
 const head = ({
   name,

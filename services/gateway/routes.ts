@@ -1,6 +1,7 @@
 /** Everything the gateway serves for the services: their contracts that have a REST form, and their raw routes. A test holds this list complete. */
 import type { Contract, Rest } from "../../mixins/contract.ts";
 import type { RawRoute } from "../../mixins/raw-routes.ts";
+import * as callback from "../callback/callback.contract.ts";
 import * as deal from "../deal/deal.contract.ts";
 import * as group from "../group/group.contract.ts";
 import * as merchant from "../merchant/merchant.contract.ts";
@@ -10,6 +11,7 @@ import * as order from "../order/order.contract.ts";
 import * as payment from "../payment/payment.contract.ts";
 import * as probe from "../probe/probe.contract.ts";
 import * as settlement from "../settlement/settlement.contract.ts";
+import * as recon from "../recon/recon.contract.ts";
 import * as search from "../search/search.contract.ts";
 import * as searchIndex from "../search-index/search-index.contract.ts";
 import * as user from "../user/user.contract.ts";
@@ -25,9 +27,11 @@ const MODULES: readonly Readonly<Record<string, unknown>>[] = [
   searchIndex,
   order,
   payment,
+  callback,
   group,
   voucher,
   settlement,
+  recon,
   notify,
   ops,
   probe,

@@ -43,9 +43,25 @@ export function makeServer(onRequest: (req: IncomingMessage, res: ServerResponse
   return server;
 }
 
+/** Uploads may take as long as bytes keep coming: a million lines over a slow line are minutes. */
+const slow = new WeakSet<Socket>();
+const SLOW_IDLE_MS = 30_000;
+export function letSlow(req: IncomingMessage): void {
+  const { socket } = req;
+  const cut = (): void => void socket.destroy();
+  slow.add(socket);
+  socket.setTimeout(SLOW_IDLE_MS, cut);
+  // What is left is ours to take time for.
+  req.once("close", () => {
+    slow.delete(socket);
+    socket.setTimeout(0, cut);
+  });
+}
+
 /** What could not be read as HTTP has no response object: the problem document is written onto the socket. */
 function refuseMalformed(error: NodeJS.ErrnoException, socket: Socket): void {
   // An answer under way is not written into; the connection just ends.
+  if (error.code === "ERR_HTTP_REQUEST_TIMEOUT" && slow.has(socket)) return;
   const answering = (socket as Socket & { _httpMessage?: ServerResponse })._httpMessage;
   if (error.code === "ECONNRESET" || !socket.writable || answering?.headersSent === true) {
     socket.destroy();

@@ -25,6 +25,79 @@ export const listShards = action("ops.shards", {
   rest: { method: "GET", path: "/ops/shards", who: "admin", status: 200, tag: "Operating" },
 });
 
+/** One thing that happened. `data` is the row as it stands, under the names its table has, or what changed. */
+export const TraceEntry = shape("TraceEntry", {
+  at: "time",
+  keyspace: "string",
+  slot: "number",
+  kind: "string",
+  id: "string",
+  what: "string",
+  data: "any",
+});
+export const Trace = shape("Trace", {
+  id: "string",
+  /** What the number given is the number of. */
+  kind: "string",
+  orderId: { type: "id", optional: true },
+  entries: { type: "array", items: TraceEntry },
+});
+/** An id, a voucher's 16 digits, or a channel's number: letters among its digits, or 24 digits and more, so that it is never taken for an id. */
+const ANY_NUMBER = { type: "string", pattern: /^([1-9]\d{0,18}|\d{16}|\d{24,64}|(?=\d*[A-Za-z])[A-Za-z0-9][A-Za-z0-9-]{5,63})$/ } as const;
+export const traceNumber = action("ops.trace", {
+  summary: "Everything that ever happened to an order, voucher, payment, refund, settlement, payout, top-up, transfer or channel number",
+  params: { id: ANY_NUMBER },
+  answer: Trace,
+  errors: ["TRACE_NOT_FOUND"],
+  timeoutMs: 60_000,
+  rest: { method: "GET", path: "/ops/trace/{id}", who: "admin", status: 200, tag: "Operating" },
+});
+
+const amount = { type: "number", integer: true } as const;
+export const AccountEntry = shape("AccountEntry", {
+  id: "id",
+  seq: "number",
+  at: "time",
+  code: "string",
+  businessKey: "string",
+  orderId: { type: "id", optional: true },
+  /** The other side. */
+  account: "string",
+  /** Fen that came, or, below zero, went. */
+  amount,
+  /** What the account then held. */
+  balance: amount,
+});
+export const AccountStatement = shape("AccountStatement", {
+  account: "string",
+  city: "string",
+  slot: "number",
+  to: "time",
+  /** What it held at `from`, and at `to`: credits less debits, posted. */
+  opening: amount,
+  closing: amount,
+  /** At `to`: promised by it, and to it, and neither kept nor given up by then. */
+  promisedOut: amount,
+  promisedIn: amount,
+  items: { type: "array", items: AccountEntry },
+  nextCursor: { type: "cursor", nullable: true, optional: true },
+});
+export const stateAccount = action("ops.accountStatement", {
+  summary: "What an account held at a time, and what moved in and out of it since another",
+  params: {
+    account: { type: "string", pattern: /^[a-z_]{1,32}(:[A-Za-z0-9_]{1,32})?$/ },
+    city: { type: "string", pattern: /^[a-z]{2,16}$/ },
+    slot: { type: "number", integer: true, min: 0, max: 15, convert: true },
+    from: { type: "time", optional: true },
+    to: { type: "time", optional: true },
+    ...PAGE,
+  },
+  answer: AccountStatement,
+  errors: ["CITY_NOT_FOUND", "ACCOUNT_NOT_FOUND"],
+  timeoutMs: 60_000,
+  rest: { method: "GET", path: "/ops/account-statement", who: "admin", status: 200, tag: "Operating" },
+});
+
 export const DeadLetter = shape("DeadLetter", {
   id: "string",
   consumer: "string",
@@ -62,6 +135,32 @@ export const dropDeadLetter = action("ops.dropDeadLetter", {
   answer: DeadLetter,
   errors: ["DEAD_LETTER_NOT_FOUND"],
   rest: { ...admins, path: "/ops/dead-letters/{id}/drop", status: 200 },
+});
+
+/** What waits for a person: nothing goes on by itself. PAYMENT: other money than was asked for, in suspense; REFUND: its channel will not pay it out. */
+export const Attention = shape("Attention", {
+  kind: { type: "enum", values: ["PAYMENT", "REFUND", "CALLBACK"] },
+  id: "id",
+  city: "string",
+  channel: "string",
+  orderId: { type: "id", optional: true },
+  why: "string",
+  since: "time",
+});
+export const listAttention = action("ops.attention", {
+  summary: "Payments, refunds and callbacks of channels that wait for a person, oldest first",
+  params: { ...PAGE },
+  answer: list("AttentionList", Attention),
+  errors: ["VALIDATION_ERROR"],
+  rest: { ...admins, method: "GET", path: "/ops/attention", status: 200 },
+});
+export const replayCallback = action("ops.replayCallback", {
+  summary: "Work a callback off again that could not be; within seconds it is gone from the list, or there with its new error",
+  params: { id: "id" },
+  answer: shape("CallbackReplay", { replaying: "boolean" }),
+  errors: ["DEAD_LETTER_NOT_FOUND"],
+  retrySafe: true,
+  rest: { ...admins, path: "/ops/callbacks/{id}/replay", status: 202 },
 });
 
 export const RegionPolicyView = shape("RegionPolicy", {

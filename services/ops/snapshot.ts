@@ -1,26 +1,16 @@
 /**
- * One database, seen at one instant: `repeatable read, read only` transactions that share a snapshot, on connections of their own. The platform's pool would not do:
- * its sessions price out the hash joins and scans that a report lives by, and a report must never hold a connection that a drain waits for.
+ * One database, seen at one instant: `repeatable read, read only` transactions that share a snapshot, on connections of their own
+ * (`db/report.ts`).
  */
 import pg from "pg";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { refusal, type DomainError } from "../../domain/error.ts";
 import { invariant } from "../../domain/invariant.ts";
 import type { Database } from "../../db/database.ts";
+import { reportClient } from "../../db/report.ts";
 
 /** One statement of a report. Two of them fit into the 120 s of `ops.verify`, and none came near it: see docs/invariants.md. */
 const STATEMENT_MS = 60_000;
-
-/**
- * Reports join whole tables, and tables grow faster than their statistics are gathered: a nested loop chosen on yesterday's numbers would take
- * hours, a hash join at worst spills to disk. 32 MB a hash (64 with the multiplier of 2), and only a few run at once. An abandoned statement
- * is noticed and stopped within a second.
- */
-const SESSION =
-  `-c plan_cache_mode=auto -c enable_seqscan=on -c enable_hashjoin=on -c enable_mergejoin=on -c enable_material=on -c enable_nestloop=off ` +
-  `-c max_parallel_workers_per_gather=0 -c jit=off -c work_mem=32MB ` +
-  `-c timezone=UTC -c lock_timeout=5000 -c statement_timeout=${STATEMENT_MS} -c idle_in_transaction_session_timeout=120000 ` +
-  `-c client_connection_check_interval=1000`;
 
 /** Connections that see one instant of one database: two statements at once keep two cores busy, also when all orders are in one city. */
 const READERS = 2;
@@ -79,17 +69,7 @@ export class Snapshot {
   }
 }
 
-function newReader(database: Database): pg.Client {
-  const reader = new pg.Client({
-    connectionString: database.url,
-    application_name: "tuanbar-verify",
-    options: SESSION,
-    connectionTimeoutMillis: 3_000,
-  });
-  // A connection that breaks fails the statement under way, which tells; without a listener Node would end the process as well.
-  reader.on("error", () => undefined);
-  return reader;
-}
+const newReader = (database: Database): pg.Client => reportClient(database, "tuanbar-verify", STATEMENT_MS);
 
 const endAll = async (readers: readonly pg.Client[]): Promise<void> => void (await Promise.all(readers.map((reader) => reader.end())));
 

@@ -146,11 +146,11 @@ const GIVE_BACK: Statement = {
 const PAYING: Statement = {
   name: "order/paying",
   text: `
-    select p.order_id
+    select p.order_id, p.channel <> 'wallet' as by_channel
       from unnest($2::bigint[]) as k(order_id)
-     cross join lateral (select order_id, state from payments_$1
+     cross join lateral (select order_id, channel, state from payments_$1
                           where slot = $1 and order_id = k.order_id and live offset 0) p
-     where p.state = 'TRYING'`,
+     where p.state in ('TRYING', 'CREATED', 'PROCESSING', 'UNKNOWN')`,
 };
 /** By the merchant's index: an order is younger than its deal, and a merchant has few deals at once. */
 const BUYERS: Statement = {
@@ -168,7 +168,8 @@ const DUE: Statement = {
   text: `
     select o.slot, o.id from orders o
      where o.slot = any($1) and o.state = 'PENDING_PAYMENT' and o.expires_at <= now()
-       and not exists (select 1 from payments p where p.slot = o.slot and p.order_id = o.id and p.live)
+       and not exists (select 1 from payments p where p.slot = o.slot and p.order_id = o.id and p.live
+                          and (p.channel = 'wallet' or o.expires_at > now() - interval '${LIMITS.chargeCloseMs / 1_000} s'))
      order by o.expires_at limit $2`,
 };
 
@@ -331,9 +332,16 @@ export async function giveBackQuotas(
   await Promise.all([tx.query(LOCK_QUOTAS, keys), tx.query(GIVE_BACK, [...keys, changes.map((c) => c.units)])]);
 }
 
-/** Which of these orders a payment is being made for. */
-export const findPaying = async (tx: Queryable, shard: Shard, ids: readonly string[]): Promise<Set<string>> =>
-  new Set((await tx.query<{ order_id: string }>(PAYING, [shard.slot, ids])).map((row) => row.order_id));
+/** Which of these orders a payment is being made for: from a wallet, or by a channel that has not said yet. */
+export async function findPaying(
+  tx: Queryable,
+  shard: Shard,
+  ids: readonly string[],
+): Promise<{ paying: Set<string>; charging: Set<string> }> {
+  const rows = await tx.query<{ order_id: string; by_channel: boolean }>(PAYING, [shard.slot, ids]);
+  const of = (byChannel: boolean): Set<string> => new Set(rows.flatMap((row) => (row.by_channel === byChannel ? [row.order_id] : [])));
+  return { paying: of(false), charging: of(true) };
+}
 
 /** A drain's ids are minted when it begins, and are there when it commits: this much later at most. */
 const COMMIT_MS = LIMITS.requestMs;
@@ -354,6 +362,6 @@ export async function findBuyers(
   return { available: row.available, buyers: row.buyers, after: next.toString() as Id, hasMore };
 }
 
-/** Unpaid orders past their time, oldest first, except those a payment is being made for. */
+/** Unpaid orders past their time, oldest first, except those a payment is being made for; a channel is waited for a little, not for ever. */
 export const dueOrders = (tx: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>
   tx.query<{ slot: number; id: string }>(DUE, [slots, limit]);

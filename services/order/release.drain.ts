@@ -8,6 +8,7 @@ import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import type { StockFact } from "../../mixins/stock-gate.ts";
 import { changeGroups, lockGroups, moveSeats } from "../group/group.store.ts";
+import { hurryCharges } from "../payment/charge.store.ts";
 import { changeBuckets, mergeBucketChanges } from "../stock/stock.store.ts";
 import { findPaying, giveBackQuotas, lockOrders, moveOrders } from "./order.store.ts";
 
@@ -17,8 +18,10 @@ export async function release(work: Work, platform: Platform, commands: readonly
   const [orders, paying] = await Promise.all([lockOrders(work, work.shard, ids), findPaying(work, work.shard, ids)]);
   const groupIds = [...new Set([...orders.values()].flatMap(({ groupId }) => (groupId === undefined ? [] : [groupId])))];
   const groups = await lockGroups(work, work.shard, groupIds);
-  const { outcomes, writes } = decideRelease({ orders, paying, groups }, commands, await work.now());
-  const facts = await write(work, writes);
+  const now = await work.now();
+  const { outcomes, writes } = decideRelease({ orders, ...paying, groups }, commands, now);
+  const over = [...writes.cancelled, ...writes.expired].flatMap(({ id }) => (paying.charging.has(id) ? [id] : []));
+  const [facts] = await Promise.all([write(work, writes), hurryCharges(work, work.shard, over, now)]);
   work.afterCommit(() => {
     platform.stockChanged(facts);
     platform.metrics.orders.inc({ state: "CANCELLED" }, writes.cancelled.length);

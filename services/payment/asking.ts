@@ -21,9 +21,9 @@ import { findMerchants, type MerchantRow } from "../merchant/merchant.store.ts";
 import { findOrders, lockOrders, moveOrders } from "../order/order.store.ts";
 import { findCommissions } from "../settlement/settlement.store.ts";
 import { findRefundTerms, lockVouchers } from "../voucher/voucher.store.ts";
-import type { approveRefund, listRefunds, requestRefund } from "./payment.contract.ts";
+import type { approveRefund, listRefunds, requestRefund, resumeRefund } from "./payment.contract.ts";
 import { findCaptures } from "./payment.store.ts";
-import { approveRefunds, lockRefunds, refundsOf, type RefundRow } from "./refund.store.ts";
+import { approveRefunds, lockRefunds, refundsOf, resumeRefunds, type RefundRow } from "./refund.store.ts";
 import { giveBackUnits } from "./units.store.ts";
 
 type Shown = Answer<typeof requestRefund>;
@@ -153,6 +153,31 @@ export const approveDrain =
     });
   };
 
+/** Whoever resumes a refund that goes on already is told that it does. */
+export const resumeDrain =
+  (due: (shard: Shard) => void) =>
+  async (work: Work, commands: readonly { readonly refundId: string }[]): Promise<(Shown | DomainError)[]> => {
+    const { shard } = work;
+    const refunds = new Map(
+      (await lockRefunds(work, shard, commands.map(({ refundId }) => refundId).toSorted())).map((row) => [row.id as string, row]),
+    );
+    const abnormal = [...refunds.values()].filter(({ state }) => state === "ABNORMAL");
+    await resumeRefunds(
+      work,
+      shard,
+      abnormal.map(({ id }) => id),
+      await work.now(),
+    );
+    work.afterCommit(() => {
+      if (abnormal.length > 0) due(shard);
+    });
+    return commands.map(({ refundId }) => {
+      const refund = refunds.get(refundId);
+      if (!refund || refund.state === "REQUESTED") return refusal(REFUND_ERRORS, "REFUND_NOT_ABNORMAL", { refundId });
+      return show(refund.state === "ABNORMAL" ? { ...refund, state: "PROCESSING" } : refund);
+    });
+  };
+
 export async function request(this: Service<{}>, ctx: Ctx<typeof requestRefund>): Promise<Replayable<Shown>> {
   const { id: orderId, quantity, reason } = ctx.params;
   const platform = platformOf(this.broker);
@@ -197,6 +222,14 @@ export async function approve(this: Service<{}>, ctx: Ctx<typeof approveRefund>)
   if (merchantId !== id || shardOf(refundId).slot !== shardOf(id).slot) return raise(REFUND_ERRORS, "REFUND_NOT_FOUND", { refundId });
   const command: KeyedApproval = { ...keyOf(ctx, "payment.approveRefund"), refundId, merchantId, requestId: ctx.meta.requestId };
   return platformOf(this.broker).post(shardOf(merchantId), "refund.approve", command, { merchantId });
+}
+
+export async function resume(this: Service<{}>, ctx: Ctx<typeof resumeRefund>): Promise<Shown> {
+  const { id: refundId } = ctx.params;
+  const platform = platformOf(this.broker);
+  if (!platform.servesCity(cityOf(refundId))) return raise(REFUND_ERRORS, "REFUND_NOT_ABNORMAL", { refundId });
+  this.logger.warn(`refund ${refundId} is resumed by ${callerOf(ctx).username}`);
+  return platform.post(shardOf(refundId), "refund.resume", { refundId });
 }
 
 function callerOf(ctx: Context<unknown, CallMeta>): Caller {

@@ -5,7 +5,7 @@ import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { DomainError, refusal } from "../../domain/error.ts";
 import { shardOf, type PaymentId } from "../../domain/ids.ts";
 import { LIMITS } from "../../domain/limits.ts";
-import type { Decided, DecideCommand } from "../../domain/payment/decide.ts";
+import type { Decided, WalletDecision } from "../../domain/payment/decide.ts";
 import type { PaymentRow } from "../../domain/payment/try.ts";
 import { USER_ERRORS } from "../../domain/user/errors.ts";
 import type { Platform } from "../../mixins/platform.ts";
@@ -53,7 +53,7 @@ export class Desk {
    * Asks for the decision until it is made, as long as its buyer may wait. Given up at the first "later", the payment would stay undecided, its
    * money set aside and its order neither payable nor free, until recovery looks at it (`LIMITS.tryMs`).
    */
-  async #insist(payment: PaymentRow, decision: Omit<DecideCommand, "paymentId" | "orderId">, untilMs: number): Promise<Decided> {
+  async #insist(payment: PaymentRow, decision: Omit<WalletDecision, "paymentId" | "orderId">, untilMs: number): Promise<Decided> {
     for (;;) {
       try {
         return await this.decide(payment, decision);
@@ -64,9 +64,9 @@ export class Desk {
     }
   }
 
-  decide(payment: PaymentRow, decision: Omit<DecideCommand, "paymentId" | "orderId">): Promise<Decided> {
-    const command: DecideCommand = { paymentId: payment.id, orderId: payment.orderId, ...decision };
-    return this.#platform.post<DecideCommand, Decided>(shardOf(payment.orderId), "payment.decide", command);
+  decide(payment: PaymentRow, decision: Omit<WalletDecision, "paymentId" | "orderId">): Promise<Decided> {
+    const command: WalletDecision = { paymentId: payment.id, orderId: payment.orderId, ...decision };
+    return this.#platform.post<WalletDecision, Decided>(shardOf(payment.orderId), "payment.decide", command);
   }
 }
 

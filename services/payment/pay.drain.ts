@@ -1,11 +1,11 @@
 /** The drains of a payment in its city: try, decide, finish. The rules are in `domain/payment/`. */
 import type { DomainError } from "../../domain/error.ts";
-import type { MerchantId, OrderId, PaymentId } from "../../domain/ids.ts";
+import type { MerchantId, OrderId, PaymentId, Shard } from "../../domain/ids.ts";
 import type { TransferRequest } from "../../domain/ledger.ts";
 import { toJson, type Fen } from "../../domain/money.ts";
 import { orderMoved } from "../../domain/order/moved.ts";
 import { decidePayments, type Decided, type DecideCommand, type DecideState, type DecideWrites } from "../../domain/payment/decide.ts";
-import { decideTry, type PayCommand, type PaymentRow, type Tried } from "../../domain/payment/try.ts";
+import { decideTry, WALLET, type PayCommand, type PaymentRow, type Tried } from "../../domain/payment/try.ts";
 import { escrowOf } from "../../domain/settlement/decide.ts";
 import type { Work } from "../../mixins/drain.ts";
 import { appendEvents, type NewEvent } from "../../mixins/events.ts";
@@ -16,6 +16,8 @@ import { enterPhase } from "../../mixins/tcc.ts";
 import { changeGroups, lockGroups, moveSeats, type GroupRow } from "../group/group.store.ts";
 import { giveBackQuotas, lockOrders, moveOrders } from "../order/order.store.ts";
 import { changeBuckets, mergeBucketChanges } from "../stock/stock.store.ts";
+import { finishCallbacks } from "../callback/callback.store.ts";
+import { chargeTransfers, countCharges, writeCharges } from "./charge.drain.ts";
 import { confirmOrders } from "./confirm.store.ts";
 import { findFormingOrders } from "./forming.store.ts";
 import { findLivePayments, finishPayments, insertPayments, lockPayments, writeDecisions } from "./payment.store.ts";
@@ -42,7 +44,7 @@ const transferOf = (
   orderId: payment.orderId,
 });
 
-/** Begins payments: a durable row and the city's half of the money, promised. */
+/** Begins payments: a durable row and, by wallet, the city's half of the money, promised. */
 export async function tryDrain(work: Work, commands: readonly PayCommand[]): Promise<(Tried | DomainError)[]> {
   const { shard } = work;
   const orderIds = distinct(commands.map(({ orderId }) => orderId));
@@ -56,6 +58,8 @@ export async function tryDrain(work: Work, commands: readonly PayCommand[]): Pro
   const now = await work.now();
   const { outcomes, begun } = decideTry({ orders, live, groups }, commands, { now, nextId: () => ids.shift() ?? ("" as PaymentId) });
   if (begun.length > 0) {
+    // A channel has no Try: nothing is promised before it says that it has the money.
+    const tries = begun.filter(({ channel }) => channel === WALLET);
     await Promise.all([
       insertPayments(work, shard, begun, now),
       enterPhase(
@@ -63,25 +67,38 @@ export async function tryDrain(work: Work, commands: readonly PayCommand[]): Pro
         shard.slot,
         CITY_BRANCH,
         "try",
-        begun.map(({ id }) => id),
+        tries.map(({ id }) => id),
       ),
       bookTransfers(
         work,
-        begun.map((payment) => ({ ...transferOf(payment, "pend"), fresh: true })),
+        tries.map((payment) => ({ ...transferOf(payment, "pend"), fresh: true })),
       ),
     ]);
   }
   return outcomes;
 }
 
-/** Decides payments; `onDecided` hears of every one that is decided now, once it is durable. */
+/**
+ * Decides payments. Once it is durable, `onDecided` hears of every one by wallet that is decided now, `onSurplus` that there is money to give back,
+ * `onDiffering` of money that is not what was asked for.
+ */
 export const makeDecideDrain =
-  (platform: Platform, onDecided: (payments: readonly PaymentRow[]) => void) =>
+  (platform: Platform, { onDecided, onSurplus, onDiffering }: DecideEars) =>
   async (work: Work, commands: readonly DecideCommand[]): Promise<Decided[]> => {
     const { metrics } = platform;
     const state = await lock(work, commands);
-    const { outcomes, writes } = decidePayments(state, commands, await work.now());
-    const facts = await write(work, writes);
+    const now = await work.now();
+    const { outcomes, writes } = decidePayments(state, commands, now);
+    const [facts] = await Promise.all([
+      write(work, writes),
+      writeCharges(work, writes),
+      finishCallbacks(
+        work,
+        work.shard,
+        commands.map((command) => ("news" in command ? command.callbackId : undefined)),
+        now,
+      ),
+    ]);
     const decided = [
       ...writes.confirming.map(({ payment }): PaymentRow => ({ ...payment, state: "CONFIRMING" })),
       ...writes.cancelling.map(({ payment, reason }): PaymentRow => ({ ...payment, state: "CANCELLING", reason })),
@@ -89,6 +106,9 @@ export const makeDecideDrain =
     work.afterCommit(() => {
       platform.stockChanged(facts);
       onDecided(decided);
+      if (writes.surplus.length > 0) onSurplus(work.shard);
+      onDiffering(writes.differing);
+      countCharges(metrics, writes);
       for (const { state: made, reason, amount } of decided) {
         metrics.payments.inc({ outcome: made === "CONFIRMING" ? "CONFIRMED" : (reason ?? "CANCELLED") });
         if (made === "CONFIRMING") metrics.moneyFen.inc({ code: "pay" }, toJson(amount));
@@ -98,6 +118,12 @@ export const makeDecideDrain =
     });
     return outcomes;
   };
+
+export interface DecideEars {
+  readonly onDecided: (payments: readonly PaymentRow[]) => void;
+  readonly onSurplus: (shard: Shard) => void;
+  readonly onDiffering: (differing: DecideWrites["differing"]) => void;
+}
 
 async function lock(work: Work, commands: readonly DecideCommand[]): Promise<DecideState> {
   const { shard } = work;
@@ -173,6 +199,7 @@ async function write(work: Work, writes: DecideWrites): Promise<readonly StockFa
     bookTransfers(work, [
       ...confirming.map(({ payment }) => transferOf(payment, "post-pending")),
       ...cancelling.map(({ payment }) => transferOf(payment, "void-pending")),
+      ...chargeTransfers(writes),
     ]),
     // Before the orders are confirmed: an order's events are the path it went.
     appendEvents(work, shard, eventsOf(writes)),

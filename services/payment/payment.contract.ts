@@ -1,21 +1,29 @@
 import type { ServiceBroker } from "moleculer";
 import { shardOf, type Shard } from "../../domain/ids.ts";
 import { LIMITS } from "../../domain/limits.ts";
-import { action, shape } from "../../mixins/contract.ts";
+import { action, shape, type Of } from "../../mixins/contract.ts";
 import { dueAction } from "../../mixins/sweep.ts";
 
-export const Payment = shape("Payment", { orderId: "id", paymentId: "id", status: { type: "enum", values: ["CONFIRMED"] } });
+/** PROCESSING: the customer pays at `payUrl`; without one the channel has not answered yet, and the same request asks again. */
+export const Payment = shape("Payment", {
+  orderId: "id",
+  paymentId: "id",
+  status: { type: "enum", values: ["CONFIRMED", "PROCESSING"] },
+  payUrl: { type: "string", optional: true },
+});
 export const payOrder = action("payment.pay", {
-  summary: "Pay an order from the wallet; paying twice answers the first payment",
-  params: { id: "id", channel: { type: "enum", values: ["wallet"] } },
+  summary:
+    "Pay an order, from the wallet or by a channel outside; paying twice answers the first payment. Paying another way closes an open charge first",
+  params: { id: "id", channel: { type: "enum", values: ["wallet", "simpay", "wechatpay"] } },
   answer: Payment,
-  errors: ["ORDER_NOT_FOUND", "ORDER_STATE", "INSUFFICIENT_FUNDS", "GROUP_CLOSED"],
+  errors: ["ORDER_NOT_FOUND", "ORDER_STATE", "INSUFFICIENT_FUNDS", "GROUP_CLOSED", "CHANNEL_UNKNOWN", "CHANNEL_REFUSED", "PAYMENT_OPEN"],
   retrySafe: true,
   rest: {
     method: "POST",
     path: "/orders/{id}/pay",
     who: "consumer",
     status: 200,
+    acceptedWhen: (answer) => (answer as Of<typeof Payment>).status === "PROCESSING",
     key: "optional",
     tag: "Buying",
     example: { channel: "wallet" },
@@ -92,3 +100,17 @@ export const recoverPayments = dueAction("payment.recover", "Drive unfinished pa
 
 /** Internal: refunds of one shard go as many steps further as they can. */
 export const advanceRefunds = dueAction("payment.refund", "Pay refunds out");
+
+/** Internal: what channels told about one shard takes effect. */
+export const hearCallbacks = dueAction("payment.hear", "Work off callbacks of channels");
+
+/** A person has seen to it; the number stays the same. */
+export const resumeRefund = action("payment.resumeRefund", {
+  summary: "Ask a channel again for a refund that it would not pay out",
+  params: { id: "id" },
+  answer: Refund,
+  errors: ["REFUND_NOT_ABNORMAL"],
+  retrySafe: true,
+  rest: { method: "POST", path: "/ops/refunds/{id}/resume", who: "admin", status: 202, key: "optional", tag: "Operating" },
+  address: (params) => shardOf(params.id),
+});

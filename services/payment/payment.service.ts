@@ -1,50 +1,52 @@
 /**
- * Payment: an order's amount from its consumer's wallet to its merchant's escrow, and back. A TCC between the user and the city keyspace: the
- * city's drains are in `pay.drain.ts` and `refund.drain.ts`, the coordinator in `desk.ts`, what follows the answer in `finisher.ts`.
+ * Payment: an order's amount to its merchant's escrow, and back. From the wallet a TCC between the user and the city keyspace: the coordinator is in
+ * `desk.ts`, what follows the answer in `finisher.ts`. By a channel outside record → call → confirm: `charges.ts`; what channels tell unasked is
+ * worked off by `hearing.ts`. Both end in the drains of `pay.drain.ts` and `refund.drain.ts`.
  */
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Service, ServiceSchema } from "moleculer";
-import { COMMON_ERRORS } from "../../domain/common-errors.ts";
-import { raise } from "../../domain/error.ts";
-import { cityOf, shardOf, type Shard } from "../../domain/ids.ts";
-import { invariant } from "../../domain/invariant.ts";
-import { LIMITS } from "../../domain/limits.ts";
-import { ORDER_ERRORS } from "../../domain/order/errors.ts";
-import type { PayCommand, PaymentRow, Tried } from "../../domain/payment/try.ts";
-import { handle, type Answer, type Ctx } from "../../mixins/contract.ts";
+import type { Shard } from "../../domain/ids.ts";
+import { OPEN_CHARGE } from "../../domain/payment/state.ts";
+import { ChannelWork } from "../../mixins/channel-work.ts";
+import { handle, type Ctx } from "../../mixins/contract.ts";
 import { storedAnswers } from "../../mixins/idempotency.ts";
 import { platformOf, type Platform } from "../../mixins/platform.ts";
 import { sweep, type Sweep } from "../../mixins/sweep.ts";
+import { CALLBACKS_KEPT } from "../callback/callback.contract.ts";
+import { claimCallbacks } from "../callback/callback.store.ts";
+import { Charges } from "./charges.ts";
 import { Desk } from "./desk.ts";
 import { Finisher } from "./finisher.ts";
+import { Hearing } from "./hearing.ts";
 import { finishDrain, makeDecideDrain, tryDrain } from "./pay.drain.ts";
-import { approveDrain, approve, list as listOfOrder, makeRequestDrain, request } from "./asking.ts";
+import { approveDrain, approve, list as listOfOrder, makeRequestDrain, request, resume, resumeDrain } from "./asking.ts";
+import { pay, type Till } from "./paying.ts";
 import {
   advanceRefunds,
   approveRefund,
+  hearCallbacks,
   listRefunds,
   payOrder,
   recoverPayments,
   REFUNDS_REQUESTED,
   refundsRequested,
   requestRefund,
+  resumeRefund,
 } from "./payment.contract.ts";
 import { claimPayments, findPayments, findStuckPayments } from "./payment.store.ts";
-import { finishRefundsDrain, makeDecideRefundsDrain, tryRefundsDrain } from "./refund.drain.ts";
+import { finishRefundsDrain, makeDecideRefundsDrain, makeTellRefundsDrain, tryRefundsDrain } from "./refund.drain.ts";
 import { claimRefunds } from "./refund.store.ts";
 import { Refunds } from "./refunds.ts";
 
-interface Parts {
+interface Parts extends Till {
   platform: Platform;
-  desk: Desk;
   finisher: Finisher;
+  work: ChannelWork;
   refunds: Refunds;
+  hearing: Hearing;
   sweeps: Sweep[];
 }
 type This = Service<{}> & Parts;
 
-/** How often a request looks whether the payment it found, decided by another node, has its end. */
-const LOOK_MS = 100;
 /** Attempts of recovery, some two minutes, after which an end that does not come is a person's business too. */
 const ALARM_ATTEMPTS = 6;
 
@@ -58,75 +60,62 @@ const payment: ServiceSchema<{}, {}, Parts> = {
     requestRefund: handle(requestRefund, request),
     refundsOf: handle(listRefunds, listOfOrder),
     approveRefund: handle(approveRefund, approve),
+    resumeRefund: handle(resumeRefund, resume),
+    hear: handle(hearCallbacks, hear),
   },
   events: {
     [REFUNDS_REQUESTED]: { handler: onRefundsRequested },
+    [CALLBACKS_KEPT]: { handler: onCallbacksKept },
   },
   created() {
     this.platform = platformOf(this.broker);
     const { metrics } = this.platform;
     this.desk = new Desk(this.broker, this.platform);
     this.finisher = new Finisher(this.broker, this.platform, this.logger);
-    this.refunds = new Refunds(this.broker, this.platform, this.logger);
+    this.work = new ChannelWork(this.platform, this.logger);
+    this.charges = new Charges(this.platform, this.work, this.logger);
+    this.refunds = new Refunds(this.broker, this.platform, this.work, this.logger);
+    this.hearing = new Hearing(this.broker, this.platform, { charges: this.charges, refunds: this.refunds }, this.logger);
     this.sweeps = [];
     this.platform.offer("payment.try", tryDrain);
-    this.platform.offer(
-      "payment.decide",
-      makeDecideDrain(this.platform, (decided) => this.finisher.add(decided)),
-    );
-    this.platform.offer("payment.finish", finishDrain);
     const due = (shard: Shard): void => refundsRequested(this.broker, shard);
+    const decide = makeDecideDrain(this.platform, {
+      onDecided: (decided) => this.finisher.add(decided),
+      onSurplus: due,
+      onDiffering: (differing) => {
+        for (const { payment, paid, reason } of differing)
+          this.logger.error(
+            `alarm: ${payment.channel} took ${paid.amount} ${paid.currency} for payment ${payment.id} of ${payment.amount}: ${reason}`,
+          );
+      },
+    });
+    this.platform.offer("payment.decide", decide);
+    this.platform.offer("payment.finish", finishDrain);
     this.platform.offer("refund.approve", storedAnswers(approveDrain(due)));
     this.platform.offer("refund.request", storedAnswers(makeRequestDrain(this.platform, due)));
     this.platform.offer("refund.try", tryRefundsDrain);
     this.platform.offer("refund.decide", makeDecideRefundsDrain(metrics));
     this.platform.offer("refund.finish", finishRefundsDrain);
+    this.platform.offer("refund.resume", resumeDrain(due));
+    const told = makeTellRefundsDrain(metrics, ({ id, channel }, reason) =>
+      this.logger.error(`alarm: refund ${id} waits for a person: ${channel} says ${reason}`),
+    );
+    this.platform.offer("refund.tell", told);
   },
   started() {
     this.sweeps = [
       sweep(this, "unfinished payments", { find: claimPayments, act: recoverPayments }),
       sweep(this, "unfinished refunds", { find: claimRefunds, act: advanceRefunds }),
+      sweep(this, "callbacks", { find: claimCallbacks, act: hearCallbacks }),
     ];
   },
   async stopped() {
     await Promise.all(this.sweeps.map((one) => one.stop()));
+    await this.work.stop();
     await this.finisher.stop();
   },
 };
 export default payment;
-
-/** Paying twice answers the first payment; while it is being decided, both wait for the same end. */
-async function pay(this: This, ctx: Ctx<typeof payOrder>): Promise<Answer<typeof payOrder>> {
-  const { id } = ctx.params;
-  const { caller, requestId } = ctx.meta;
-  invariant(caller !== undefined, "the gateway lets nobody in here without a token");
-  if (!this.platform.servesCity(cityOf(id))) return raise(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId: id });
-  const shard = shardOf(id);
-  const untilMs = performance.now() + LIMITS.requestMs;
-  for (;;) {
-    const { payment: found, begun } = await this.platform.post<PayCommand, Tried>(shard, "payment.try", {
-      orderId: id,
-      consumerId: caller.userId,
-    });
-    const ended =
-      found.state !== "TRYING"
-        ? found
-        : await (begun ? this.desk.drive(found, requestId) : (this.desk.join(found.id) ?? decidedElsewhere(this, shard, found, untilMs)));
-    if (ended.state === "CONFIRMING" || ended.state === "CONFIRMED")
-      return { orderId: ended.orderId, paymentId: ended.id, status: "CONFIRMED" };
-    // Another node gave that payment up: this request is a new attempt.
-  }
-}
-
-/** Another node decides, or did until it died: its row says what became of it. */
-async function decidedElsewhere({ platform }: This, shard: Shard, { id }: PaymentRow, untilMs: number): Promise<PaymentRow> {
-  while (performance.now() < untilMs) {
-    await sleep(LOOK_MS);
-    const found = (await findPayments(platform.databaseOf(shard), shard, [id])).get(id);
-    if (found && found.state !== "TRYING") return found;
-  }
-  return raise(COMMON_ERRORS, "TIMEOUT", {});
-}
 
 /** An undecided payment is cancelled, whatever its Try came to: its coordinator has been silent for `LIMITS.tryMs`. A decided one is finished. */
 async function recover(this: This, ctx: Ctx<typeof recoverPayments>): Promise<undefined> {
@@ -137,8 +126,19 @@ async function recover(this: This, ctx: Ctx<typeof recoverPayments>): Promise<un
   this.finisher.add(payments.filter(({ state }) => state === "CONFIRMING" || state === "CANCELLING"));
   const stuck = await findStuckPayments(database, shard, ids, ALARM_ATTEMPTS);
   if (stuck.length > 0) this.logger.error(`payments are decided and do not end: ${stuck.join(", ")}`);
+  this.charges.add(payments.filter(({ state }) => OPEN_CHARGE.includes(state)));
   const silent = payments.filter(({ state }) => state === "TRYING");
   await Promise.all(silent.map((one) => this.desk.decide(one, { confirm: false, reason: "TIMEOUT", requestId: undefined })));
+}
+
+async function hear(this: This, ctx: Ctx<typeof hearCallbacks>): Promise<undefined> {
+  const { city, slot, ids } = ctx.params;
+  await this.hearing.hear({ city, slot }, ids);
+}
+
+/** A hint, not a promise: what fails here is due for the sweep. */
+async function onCallbacksKept(this: This, ctx: { readonly params: Shard }): Promise<void> {
+  await this.hearing.hearAll(ctx.params).catch((error: unknown) => this.logger.warn({ err: error }, "callbacks are left to the sweep"));
 }
 
 async function refund(this: This, ctx: Ctx<typeof advanceRefunds>): Promise<undefined> {

@@ -1,30 +1,41 @@
-/** Payments as rows: the durable state of every TCC that pays. */
+/** Payments as rows: the durable state of every TCC that pays, and of every charge at a channel. */
 import type { Queryable, Statement } from "../../db/database.ts";
 import type { MerchantId, OrderId, PaymentId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { fen, type Fen } from "../../domain/money.ts";
 import type { PaymentState } from "../../domain/payment/state.ts";
-import type { PaymentRow } from "../../domain/payment/try.ts";
+import { WALLET, type PaymentRow } from "../../domain/payment/try.ts";
 
 interface PaymentRecord {
   id: PaymentId;
   order_id: OrderId;
   consumer_id: UserId;
   merchant_id: MerchantId;
+  channel: string;
   amount: string;
   state: PaymentState;
   reason: string | null;
+  expires_at: Date | null;
+  pay_url: string | null;
+  paid_amount: string | null;
+  paid_currency: string | null;
+  paid_at: Date | null;
 }
-const COLUMNS = "p.id, p.order_id, p.consumer_id, p.merchant_id, p.amount, p.state, p.reason";
+const COLUMNS =
+  "p.id, p.order_id, p.consumer_id, p.merchant_id, p.channel, p.amount, p.state, p.reason, p.expires_at, p.pay_url, p.paid_amount, p.paid_currency, p.paid_at";
 const toPayment = (row: PaymentRecord): PaymentRow => ({
   id: row.id,
   orderId: row.order_id,
   consumerId: row.consumer_id,
   merchantId: row.merchant_id,
+  channel: row.channel,
   amount: fen(row.amount),
   state: row.state,
   reason: row.reason ?? undefined,
+  expiresAt: row.expires_at ?? undefined,
+  payUrl: row.pay_url ?? undefined,
+  paid: row.paid_at === null ? undefined : { amount: fen(row.paid_amount ?? ""), currency: row.paid_currency ?? "", at: row.paid_at },
 });
 
 /**
@@ -50,9 +61,10 @@ const LIVE: Statement = {
 const INSERT: Statement = {
   name: "payment/insert",
   text: `
-    insert into payments_$1 (slot, id, order_id, consumer_id, merchant_id, channel, amount, state, next_attempt_at, created_at)
-    select $1, id, order_id, consumer_id, merchant_id, 'wallet', amount, 'TRYING', $3, $2
-      from unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]) as p(id, order_id, consumer_id, merchant_id, amount)`,
+    insert into payments_$1 (slot, id, order_id, consumer_id, merchant_id, channel, amount, state, expires_at, next_attempt_at, created_at)
+    select $1, id, order_id, consumer_id, merchant_id, channel, amount, state, expires_at, next_attempt_at, $2
+      from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::bigint[], $9::text[], $10::timestamptz[], $11::timestamptz[])
+        as p(id, order_id, consumer_id, merchant_id, channel, amount, state, expires_at, next_attempt_at)`,
 };
 /**
  * Of locked payments. The state is asked of the rows found by their ids, here and below: asked of `p` it would open the way by
@@ -75,16 +87,21 @@ const FINISH: Statement = {
      cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = k.id offset 0 for update) r
      where p.slot = $1 and p.ctid = r.row and r.state in ('CONFIRMING', 'CANCELLING')`,
 };
-/** Backs off 2, 4, 8 … 64 seconds. `skip locked`: what a drain, or another node's claim, holds is in good hands. */
+/**
+ * Backs off 2, 4, 8 … 64 seconds, give or take a quarter, so that what a channel's silence left behind does not come back in one moment; a charge
+ * is looked at when its time is over, too. `skip locked`: what a drain, or another node's claim, holds is in good hands.
+ */
 const CLAIM: Statement = {
   name: "payment/claim",
   text: `
     with due as (
       select slot, ctid as row from payments
        where slot = any($1) and unfinished and next_attempt_at <= now() + interval '${DECIDED_EARLIER_SECONDS} s'
-         and (next_attempt_at <= now() or (state <> 'TRYING' and attempts = 0))
+         and (next_attempt_at <= now() or (state in ('CONFIRMING', 'CANCELLING') and attempts = 0))
        order by next_attempt_at limit $2 for update skip locked)
-    update payments p set attempts = p.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(p.attempts + 1, 6))
+    update payments p set attempts = p.attempts + 1,
+           next_attempt_at = least(now() + make_interval(secs => 2 ^ least(p.attempts + 1, 6) * (0.75 + random() / 2)),
+                                   case when p.expires_at > now() then p.expires_at end)
       from due where p.slot = due.slot and p.ctid = due.row
     returning p.slot, p.id`,
 };
@@ -118,18 +135,24 @@ export async function findCaptures(
   return new Map(decided.map((payment) => [payment.orderId, payment]));
 }
 
-/** New payments, TRYING; the recovery worker looks at them when their coordinator has been silent for `LIMITS.tryMs`. */
+/**
+ * New payments. The recovery worker looks at them when their coordinator has been silent for `LIMITS.tryMs`, at charges when their first call must
+ * have ended.
+ */
 export async function insertPayments(tx: Queryable, shard: Shard, payments: readonly PaymentRow[], now: Date): Promise<void> {
   if (payments.length === 0) return;
   await tx.query(INSERT, [
     shard.slot,
     now,
-    new Date(now.getTime() + LIMITS.tryMs),
     payments.map((payment) => payment.id),
     payments.map((payment) => payment.orderId),
     payments.map((payment) => payment.consumerId),
     payments.map((payment) => payment.merchantId),
+    payments.map((payment) => payment.channel),
     payments.map((payment) => String(payment.amount)),
+    payments.map((payment) => payment.state),
+    payments.map((payment) => payment.expiresAt ?? null),
+    payments.map((payment) => new Date(now.getTime() + (payment.channel === WALLET ? LIMITS.tryMs : LIMITS.chargeMs))),
   ]);
 }
 

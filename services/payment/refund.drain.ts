@@ -5,18 +5,21 @@ import type { TransferRequest } from "../../domain/ledger.ts";
 import { fen, toJson } from "../../domain/money.ts";
 import { orderMoved } from "../../domain/order/moved.ts";
 import type { OrderRow } from "../../domain/order/place.ts";
-import { mayGo, refundedOrders, stepOf, type RefundStep } from "../../domain/refund/advance.ts";
+import { heard, mayGo, refundedOrders, stepOf, type RefundStep, type RefundWord } from "../../domain/refund/advance.ts";
+import { WALLET } from "../../domain/payment/try.ts";
 import { COMMISSION, escrowOf, payableOf } from "../../domain/settlement/decide.ts";
 import type { Work } from "../../mixins/drain.ts";
-import { appendEvents } from "../../mixins/events.ts";
+import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import { bookTransfers } from "../../mixins/ledger.ts";
 import type { Metrics } from "../../mixins/metrics.ts";
 import { enterPhase } from "../../mixins/tcc.ts";
 import { changeGroups, lockGroups, moveSeats } from "../group/group.store.ts";
 import { lockOrders, moveOrders } from "../order/order.store.ts";
 import { refundVouchers } from "../voucher/voucher.store.ts";
+import { finishCallbacks } from "../callback/callback.store.ts";
+import { clearingOf, refundTransitOf } from "./charge.drain.ts";
 import { CITY_BRANCH, TRANSIT } from "./pay.drain.ts";
-import { findOwed, lockRefunds, moveRefunds, sumSucceeded, type RefundRow } from "./refund.store.ts";
+import { findOwed, lockRefunds, moveRefunds, noteChannelWords, stallRefunds, sumSucceeded, type RefundRow } from "./refund.store.ts";
 
 type Ids = readonly RefundId[];
 
@@ -25,9 +28,20 @@ const transferOf = (refund: RefundRow, kind: TransferRequest["kind"]): TransferR
   code: "refund",
   businessKey: refund.id,
   debit: escrowOf(refund.merchantId),
-  credit: TRANSIT,
+  credit: refund.channel === WALLET ? TRANSIT : refundTransitOf(refund.channel),
   amount: refund.amount,
   orderId: refund.orderId,
+});
+
+/** A channel has paid it out. */
+const paidOut = ({ id, channel, amount, orderId }: RefundRow): TransferRequest => ({
+  kind: "post",
+  code: "refund-paid",
+  businessKey: id,
+  debit: refundTransitOf(channel),
+  credit: clearingOf(channel),
+  amount,
+  orderId,
 });
 
 /** What was settled of used units, back into escrow: from where it goes the way of every refund. Only this may take a payable below zero. */
@@ -49,7 +63,10 @@ async function lockAt(work: Work, lists: readonly Ids[], step: RefundStep): Prom
 
 const idsOf = (refunds: readonly RefundRow[]): RefundId[] => refunds.map(({ id }) => id);
 
-/** REQUESTED → PROCESSING: the city promises the money. */
+/**
+ * REQUESTED → PROCESSING. By wallet the city promises the money; a channel has no Try, so there the money leaves the escrow, and what is recorded
+ * here is that the channel will be called.
+ */
 export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promise<null[]> {
   const { shard } = work;
   const requested = await lockAt(work, lists, "request");
@@ -60,13 +77,18 @@ export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promis
     const { paid, refunded } = owed.get(paymentId) ?? { paid: 0n, refunded: 1n };
     invariant(refunded <= paid, `the refunds of payment ${paymentId} never exceed it`);
   }
+  const [byWallet, byChannel] = [refunds.filter(({ channel }) => channel === WALLET), refunds.filter(({ channel }) => channel !== WALLET)];
   await Promise.all([
-    moveRefunds(work, shard, idsOf(refunds), { from: "REQUESTED", decided: false, to: "PROCESSING" }),
-    enterPhase(work, shard.slot, CITY_BRANCH, "try", idsOf(refunds)),
+    moveRefunds(work, shard, idsOf(byWallet), { from: "REQUESTED", decided: false, to: "PROCESSING" }),
+    moveRefunds(work, shard, idsOf(byChannel), { from: "REQUESTED", decided: false, to: "PROCESSING", decidedAt: now }),
+    enterPhase(work, shard.slot, CITY_BRANCH, "try", idsOf(byWallet)),
     bookTransfers(
       work,
       // Locked and REQUESTED: nothing of them is booked yet.
-      refunds.flatMap((refund) => [...clawback(refund), { ...transferOf(refund, "pend"), fresh: true }]),
+      refunds.flatMap((refund) => [
+        ...clawback(refund),
+        { ...transferOf(refund, refund.channel === WALLET ? "pend" : "post"), fresh: true },
+      ]),
     ),
   ]);
   return lists.map(() => null);
@@ -93,16 +115,91 @@ export const makeDecideRefundsDrain =
     return lists.map(() => null);
   };
 
-/** PROCESSING → SUCCEEDED: the money is in the wallet. Its vouchers become REFUNDED with it, and an order that is refunded as a whole, with its seat. */
+/** PROCESSING → SUCCEEDED: the money is in the wallet. */
 export async function finishRefundsDrain(work: Work, lists: readonly Ids[]): Promise<null[]> {
+  await finish(work, await lockAt(work, lists, "confirm"));
+  return lists.map(() => null);
+}
+
+/** What a channel said of a refund, asked or by callback. */
+export interface RefundNews {
+  readonly id: RefundId;
+  readonly word: RefundWord;
+  readonly channelNo: string | undefined;
+  readonly callbackId: string | undefined;
+}
+
+/** Answers each with the refund as it was, undefined where there is none. `onStalled` hears of those that wait for a person. */
+export const makeTellRefundsDrain =
+  (metrics: Metrics, onStalled: (refund: RefundRow, reason: string) => void) =>
+  async (work: Work, news: readonly RefundNews[]): Promise<{ readonly refund: RefundRow | undefined }[]> => {
+    const { shard } = work;
+    const refunds = new Map((await lockRefunds(work, shard, [...new Set(news.map(({ id }) => id))].sort())).map((row) => [row.id, row]));
+    const now = await work.now();
+    // What ends it is believed over what does not: of several words about one refund the last such.
+    const words = new Map<RefundRow, RefundWord>();
+    for (const { id, word } of news) {
+      const refund = refunds.get(id);
+      if (!refund || refund.channel === WALLET || !refund.decided) continue;
+      if (words.get(refund)?.kind !== "succeeded") words.set(refund, heard(word, refund.amount));
+    }
+    const is = (kind: RefundWord["kind"], state: RefundRow["state"]) =>
+      [...words].flatMap(([refund, word]) => (word.kind === kind && refund.state === state ? [refund] : []));
+    const [done, late, stalled] = [is("succeeded", "PROCESSING"), is("succeeded", "ABNORMAL"), is("stalled", "PROCESSING")];
+    const reasonOf = (refund: RefundRow): string => {
+      const word = words.get(refund);
+      return word?.kind === "stalled" ? word.reason : "";
+    };
+    await noteChannelWords(
+      work,
+      shard,
+      news.map(({ id, word, channelNo }) => ({ id, channelNo, error: word.kind === "waits" ? word.why : undefined })),
+    );
+    // A channel may pay it out after all.
+    await moveRefunds(work, shard, idsOf(late), { from: "ABNORMAL", decided: true, to: "PROCESSING" });
+    await finish(work, [...done, ...late]);
+    await Promise.all([
+      stallRefunds(
+        work,
+        shard,
+        stalled.map((refund) => ({ id: refund.id, reason: reasonOf(refund) })),
+      ),
+      appendEvents(
+        work,
+        shard,
+        stalled.map((refund): NewEvent<"refund.stalled"> => {
+          const { id, orderId, consumerId, channel, amount } = refund;
+          return {
+            type: "refund.stalled",
+            subject: id,
+            data: { refundId: id, orderId, consumerId, channel, amount: toJson(amount), reason: reasonOf(refund) },
+          };
+        }),
+      ),
+      finishCallbacks(
+        work,
+        shard,
+        news.flatMap(({ id, callbackId }) => (refunds.has(id) ? [callbackId] : [])),
+        now,
+      ),
+    ]);
+    work.afterCommit(() => {
+      for (const { amount } of [...done, ...late]) metrics.moneyFen.inc({ code: "refund" }, toJson(amount));
+      for (const refund of stalled) onStalled(refund, reasonOf(refund));
+    });
+    return news.map(({ id }) => ({ refund: refunds.get(id) }));
+  };
+
+/** Locked refunds have arrived. Their vouchers become REFUNDED with them, and an order that is refunded as a whole, with its seat. */
+async function finish(work: Work, refunds: readonly RefundRow[]): Promise<void> {
   const { shard } = work;
-  const refunds = await lockAt(work, lists, "confirm");
   const now = await work.now();
   const orderIds = [...new Set(refunds.map(({ orderId }) => orderId))].sort();
-  if (orderIds.length === 0) return lists.map(() => null);
+  if (orderIds.length === 0) return;
   const [orders] = await Promise.all([
     lockOrders(work, shard, orderIds),
     moveRefunds(work, shard, idsOf(refunds), { from: "PROCESSING", decided: true, to: "SUCCEEDED", endedAt: now }),
+    bookTransfers(work, refunds.filter(({ channel }) => channel !== WALLET).map(paidOut)),
   ]);
   const whole = refundedOrders(orders.values(), await sumSucceeded(work, shard, orderIds));
   await Promise.all([
@@ -122,7 +219,6 @@ export async function finishRefundsDrain(work: Work, lists: readonly Ids[]): Pro
       ...whole.map((order) => orderMoved({ ...order, state: "REFUNDED" }, order.state)),
     ]),
   ]);
-  return lists.map(() => null);
 }
 
 const idsIn = (orders: readonly OrderRow[], state: OrderRow["state"]): OrderId[] =>

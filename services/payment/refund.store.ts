@@ -22,18 +22,23 @@ export interface NewRefund {
   readonly used?: boolean;
   readonly commission?: bigint;
   readonly approveBy?: Date | undefined;
+  /** Of a payment that paid for nothing: it is of no unit of its order. */
+  readonly surplus?: boolean;
 }
 
+/** It goes back the way its payment came. */
 const REQUEST: Statement = {
   name: "refund/request",
   text: `
     insert into refunds_$1 (slot, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, note, used, commission, approve_by,
-                         state, next_attempt_at, created_at)
-    select $1, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, note, used, commission, approve_by,
-           'REQUESTED', coalesce(approve_by, $2), $2
+                         surplus, channel, state, next_attempt_at, created_at)
+    select $1, r.id, r.order_id, r.payment_id, r.consumer_id, r.merchant_id, r.quantity, r.amount, r.reason, r.note, r.used, r.commission, r.approve_by,
+           r.surplus, p.channel, 'REQUESTED', coalesce(r.approve_by, $2), $2
       from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::bigint[], $10::text[], $11::text[],
-                  $12::boolean[], $13::bigint[], $14::timestamptz[])
-        as r(id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, note, used, commission, approve_by)`,
+                  $12::boolean[], $13::bigint[], $14::timestamptz[], $15::boolean[])
+        as r(id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, note, used, commission, approve_by, surplus)
+     cross join lateral (select channel from payments_$1 where slot = $1 and id = r.payment_id offset 0) p
+    returning id`,
 };
 
 /**
@@ -42,7 +47,7 @@ const REQUEST: Statement = {
  */
 export async function requestRefunds(tx: Queryable, shard: Shard, refunds: readonly NewRefund[], now: Date): Promise<void> {
   if (refunds.length === 0) return;
-  await Promise.all([
+  const [requested] = await Promise.all([
     tx.query(REQUEST, [
       shard.slot,
       now,
@@ -58,6 +63,7 @@ export async function requestRefunds(tx: Queryable, shard: Shard, refunds: reado
       refunds.map((refund) => refund.used ?? false),
       refunds.map((refund) => String(refund.commission ?? 0n)),
       refunds.map((refund) => refund.approveBy ?? null),
+      refunds.map((refund) => refund.surplus ?? false),
     ]),
     appendEvents(
       tx,
@@ -75,6 +81,7 @@ export async function requestRefunds(tx: Queryable, shard: Shard, refunds: reado
       })),
     ),
   ]);
+  invariant(requested.length === refunds.length, "the payment of a refund is there");
 }
 
 /** A refund as its row has it. */
@@ -93,6 +100,11 @@ export interface RefundRow {
   readonly state: RefundState;
   /** PROCESSING with a decision: the city has booked it, and it only goes forward. */
   readonly decided: boolean;
+  /** The way its payment came. */
+  readonly channel: string;
+  /** How often it was taken up. */
+  readonly attempts: number;
+  readonly reason: string;
 }
 
 interface RefundRecord {
@@ -108,9 +120,12 @@ interface RefundRecord {
   approved_at: Date | null;
   state: RefundState;
   decided: boolean;
+  channel: string;
+  attempts: number;
+  reason: string;
 }
 const COLUMNS =
-  "id, order_id, payment_id, consumer_id, merchant_id, amount, used, commission, approve_by, approved_at, state, decided_at is not null as decided";
+  "channel, attempts, reason, id, order_id, payment_id, consumer_id, merchant_id, amount, used, commission, approve_by, approved_at, state, decided_at is not null as decided";
 const toRefund = (row: RefundRecord): RefundRow => ({
   id: row.id,
   orderId: row.order_id,
@@ -124,6 +139,9 @@ const toRefund = (row: RefundRecord): RefundRow => ({
   approvedAt: row.approved_at ?? undefined,
   state: row.state,
   decided: row.decided,
+  channel: row.channel,
+  attempts: row.attempts,
+  reason: row.reason,
 });
 
 const BY_IDS: Statement = { name: "refund/by-ids", text: `select ${COLUMNS} from refunds_$1 where slot = $1 and id = any($2::bigint[])` };
@@ -143,7 +161,7 @@ const SUCCEEDED: Statement = {
   name: "refund/succeeded",
   text: `
     select order_id, sum(amount) as amount from refunds_$1
-     where slot = $1 and order_id = any($2::bigint[]) and state = 'SUCCEEDED' and not used group by order_id`,
+     where slot = $1 and order_id = any($2::bigint[]) and state = 'SUCCEEDED' and not used and not surplus group by order_id`,
 };
 const MOVE: Statement = {
   name: "refund/move",
@@ -161,7 +179,7 @@ const FAILED: Statement = {
      cross join lateral (select ctid as row, state from refunds_$1 where slot = $1 and id = k.id offset 0 for update) r
      where f.slot = $1 and f.ctid = r.row and r.state in ('REQUESTED', 'PROCESSING')`,
 };
-/** Backs off 2, 4, 8 … 64 seconds, like payments. */
+/** Backs off 2, 4, 8 … 64 seconds, give or take a quarter, like payments. */
 const CLAIM: Statement = {
   name: "refund/claim",
   text: `
@@ -169,11 +187,35 @@ const CLAIM: Statement = {
       select slot, ctid as row from refunds
        where slot = any($1) and unfinished and next_attempt_at <= now()
        order by next_attempt_at limit $2 for update skip locked)
-    update refunds r set attempts = r.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(r.attempts + 1, 6))
+    update refunds r set attempts = r.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(r.attempts + 1, 6) * (0.75 + random() / 2))
       from due where r.slot = due.slot and r.ctid = due.row
     returning r.slot, r.id`,
 };
 
+/** What a channel says along the way; nothing is an error any more when it says nothing of one. */
+const NOTE: Statement = {
+  name: "refund/note",
+  text: `
+    update refunds_$1 f set channel_no = coalesce(k.channel_no, f.channel_no), last_error = k.error
+      from unnest($2::bigint[], $3::text[], $4::text[]) as k(id, channel_no, error)
+     cross join lateral (select ctid as row from refunds_$1 where slot = $1 and id = k.id offset 0) r
+     where f.slot = $1 and f.ctid = r.row`,
+};
+const STALL: Statement = {
+  name: "refund/stall",
+  text: `
+    update refunds_$1 f set state = 'ABNORMAL', last_error = k.reason
+      from unnest($2::bigint[], $3::text[]) as k(id, reason)
+     cross join lateral (select ctid as row, state from refunds_$1 where slot = $1 and id = k.id offset 0) r
+     where f.slot = $1 and f.ctid = r.row and r.state = 'PROCESSING' returning f.id`,
+};
+/** A person has seen to it: asked again, under the same number. */
+const RESUME: Statement = {
+  name: "refund/resume",
+  text: `
+    update refunds_$1 set state = 'PROCESSING', attempts = 0, next_attempt_at = $3
+     where slot = $1 and id = any($2::bigint[]) and state = 'ABNORMAL' returning id`,
+};
 /** A merchant's word: from now on it is due. */
 const APPROVE: Statement = {
   name: "refund/approve",
@@ -183,22 +225,20 @@ const APPROVE: Statement = {
 };
 const OF_ORDER: Statement = {
   name: "refund/of-order",
-  text: `select ${COLUMNS}, quantity, reason, created_at from refunds_$1 where slot = $1 and order_id = $2 order by id`,
+  text: `select ${COLUMNS}, quantity, created_at from refunds_$1 where slot = $1 and order_id = $2 order by id`,
 };
 
 /** A refund as it is shown to its consumer and its merchant. */
 export interface ShownRefund extends RefundRow {
   readonly quantity: number;
-  readonly reason: string;
   readonly createdAt: Date;
 }
 
 /** The refunds of one order: a unit is refunded once, so there are never more than an order has units. */
 export const refundsOf = async (db: Queryable, shard: Shard, orderId: string): Promise<ShownRefund[]> =>
-  (await db.query<RefundRecord & { quantity: number; reason: string; created_at: Date }>(OF_ORDER, [shard.slot, orderId])).map((row) => ({
+  (await db.query<RefundRecord & { quantity: number; created_at: Date }>(OF_ORDER, [shard.slot, orderId])).map((row) => ({
     ...toRefund(row),
     quantity: row.quantity,
-    reason: row.reason,
     createdAt: row.created_at,
   }));
 
@@ -258,3 +298,34 @@ export async function noteFailure(db: Queryable, shard: Shard, ids: readonly str
 /** Takes refunds that are due, for one attempt. */
 export const claimRefunds = (db: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>
   db.query<{ slot: number; id: string }>(CLAIM, [slots, limit]);
+
+/** The channel's number of each refund, and what keeps it. One row for each refund: of several words about one, the last. */
+export async function noteChannelWords(
+  tx: Queryable,
+  shard: Shard,
+  words: readonly { readonly id: RefundId; readonly channelNo: string | undefined; readonly error: string | undefined }[],
+): Promise<void> {
+  const last = [...new Map(words.map((word) => [word.id, word])).values()];
+  if (last.length === 0) return;
+  await tx.query(NOTE, [
+    shard.slot,
+    last.map(({ id }) => id),
+    last.map(({ channelNo }) => channelNo ?? null),
+    last.map(({ error }) => error?.slice(0, 500) ?? null),
+  ]);
+}
+
+/** PROCESSING → ABNORMAL, of locked refunds. */
+export async function stallRefunds(
+  tx: Queryable,
+  shard: Shard,
+  stalled: readonly { readonly id: RefundId; readonly reason: string }[],
+): Promise<void> {
+  if (stalled.length === 0) return;
+  const moved = await tx.query(STALL, [shard.slot, stalled.map(({ id }) => id), stalled.map(({ reason }) => reason.slice(0, 500))]);
+  invariant(moved.length === stalled.length, "a refund that stalls was under way");
+}
+
+/** ABNORMAL → PROCESSING: those that were. */
+export const resumeRefunds = async (tx: Queryable, shard: Shard, ids: readonly RefundId[], now: Date): Promise<Set<string>> =>
+  new Set((await tx.query<{ id: string }>(RESUME, [shard.slot, ids, now])).map(({ id }) => id));

@@ -1,14 +1,21 @@
 /**
- * Paying refunds out: a TCC whose Try cannot fail, since what an order brought is still in escrow. Every step is a batch, every step may be
- * repeated, and a step that fails leaves its refunds for their next attempt.
+ * Paying refunds out, the way their payment came. By wallet a TCC whose Try cannot fail, since what an order brought is still in escrow. Every step is a batch, every step may be
+ * repeated, and a step that fails leaves its refunds for their next attempt. By a channel: recorded, then called, and asked until it says that the money has arrived.
  */
 import type { Logger, ServiceBroker } from "moleculer";
-import { cityOf, shardKey, type RefundId, type Shard } from "../../domain/ids.ts";
+import { cityOf, shardOf, type RefundId, type Shard } from "../../domain/ids.ts";
 import { toJson } from "../../domain/money.ts";
-import { stepOf, type RefundStep } from "../../domain/refund/advance.ts";
+import { CURRENCY } from "../../domain/payment/charge.ts";
+import { WALLET } from "../../domain/payment/try.ts";
+import { stepOf, wordOfCall, type RefundStep } from "../../domain/refund/advance.ts";
+import type { ChannelWork } from "../../mixins/channel-work.ts";
+import type { Channel } from "../../mixins/channels/index.ts";
 import type { Platform } from "../../mixins/platform.ts";
+import { Rounds } from "../../mixins/rounds.ts";
 import { confirmWallets, tryWallets } from "../wallet/wallet.contract.ts";
 import { callBranches, type Branch } from "./branches.ts";
+import { findPayments } from "./payment.store.ts";
+import type { RefundNews } from "./refund.drain.ts";
 import { claimRefunds, findRefunds, noteFailure, type RefundRow } from "./refund.store.ts";
 
 /** Refunds one attempt takes together. */
@@ -27,35 +34,19 @@ export class Refunds {
   readonly #broker: ServiceBroker;
   readonly #platform: Platform;
   readonly #logger: Logger;
-  readonly #paying = new Map<string, { again: boolean; done: Promise<void> }>();
+  readonly #work: ChannelWork;
+  readonly #rounds = new Rounds((shard) => this.#payOut(shard));
 
-  constructor(broker: ServiceBroker, platform: Platform, logger: Logger) {
+  constructor(broker: ServiceBroker, platform: Platform, work: ChannelWork, logger: Logger) {
     this.#broker = broker;
     this.#platform = platform;
+    this.#work = work;
     this.#logger = logger;
   }
 
-  /**
-   * Takes what is due in a shard and pays it out, until nothing is. One at a time a shard: whoever comes while it runs makes it look once more, so
-   * that refunds asked for one by one are paid in batches.
-   */
+  /** Takes what is due in a shard and pays it out, until nothing is. */
   payOut(shard: Shard): Promise<void> {
-    const key = shardKey(shard);
-    const running = this.#paying.get(key);
-    if (running) {
-      running.again = true;
-      return running.done;
-    }
-    const paying = { again: false, done: Promise.resolve() };
-    this.#paying.set(key, paying);
-    const run = async (): Promise<void> => {
-      do {
-        paying.again = false;
-        await this.#payOut(shard);
-      } while (paying.again);
-    };
-    paying.done = run().finally(() => this.#paying.delete(key));
-    return paying.done;
+    return this.#rounds.go(shard);
   }
 
   async #payOut(shard: Shard): Promise<void> {
@@ -73,7 +64,39 @@ export class Refunds {
   async advance(shard: Shard, ids: readonly string[]): Promise<void> {
     await this.#step(shard, "refund.try", await this.#at(shard, ids, "request"));
     await this.#step(shard, "refund.decide", await this.#agreed(shard, await this.#at(shard, ids, "try"), tryWallets));
-    await this.#step(shard, "refund.finish", await this.#agreed(shard, await this.#at(shard, ids, "confirm"), confirmWallets));
+    const decided = await this.#at(shard, ids, "confirm");
+    for (const refund of decided)
+      if (refund.channel !== WALLET) this.#work.add(refund.channel, refund.id, (channel) => this.#call(channel, refund));
+    const byWallet = decided.filter(({ channel }) => channel === WALLET);
+    await this.#step(shard, "refund.finish", await this.#agreed(shard, byWallet, confirmWallets));
+  }
+
+  /** What a channel says, asked or unasked; undefined where there is no such refund. */
+  async tell(news: RefundNews): Promise<RefundRow | undefined> {
+    return (await this.#platform.post<RefundNews, { refund: RefundRow | undefined }>(shardOf(news.id), "refund.tell", news)).refund;
+  }
+
+  /** Under its own number every time. One that was called before is asked for first: only one the channel has never heard of is sent again. */
+  async #call(channel: Channel, refund: RefundRow): Promise<void> {
+    const { id, paymentId, amount, reason } = refund;
+    const shard = shardOf(id);
+    const known = refund.attempts > 1 ? await channel.queryRefund(id) : undefined;
+    const makes = known === undefined || (known.kind === "answered" && known.value.status === "ABSENT");
+    const outcome = makes
+      ? await channel.refund({
+          number: id,
+          chargeNumber: paymentId,
+          amount,
+          chargeAmount: (await findPayments(this.#platform.databaseOf(shard), shard, [paymentId])).get(paymentId)?.amount ?? amount,
+          currency: CURRENCY,
+          reason,
+        })
+      : known;
+    const call = makes ? "refund" : "query";
+    this.#work.count(refund.channel, call, outcome);
+    const word = wordOfCall(call, outcome);
+    if (word.kind === "waits" && word.why !== undefined) this.#logger.warn(`refund ${id} waits for ${refund.channel}: ${word.why}`);
+    await this.tell({ id, word, channelNo: outcome.kind === "answered" ? outcome.value.channelNumber : undefined, callbackId: undefined });
   }
 
   async #at(shard: Shard, ids: readonly string[], step: RefundStep): Promise<RefundRow[]> {

@@ -3,7 +3,14 @@ import { refusal, type DomainError } from "../../domain/error.ts";
 import type { MerchantId, PayoutId, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { fen, toJson } from "../../domain/money.ts";
-import { decidePayouts, requestTransfer, type PayoutMove, type PayoutRow, type PayoutWord } from "../../domain/payout/decide.ts";
+import {
+  decidePayouts,
+  requestTransfer,
+  type PayoutMove,
+  type PayoutRow,
+  type PayoutTold,
+  type PayoutWord,
+} from "../../domain/payout/decide.ts";
 import { PAYOUT_INITIAL, type PayoutState } from "../../domain/payout/state.ts";
 import { USER_ERRORS } from "../../domain/user/errors.ts";
 import type { Work } from "../../mixins/drain.ts";
@@ -11,7 +18,8 @@ import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import type { Keyed } from "../../mixins/idempotency.ts";
 import { bookTransfers } from "../../mixins/ledger.ts";
 import type { Metrics } from "../../mixins/metrics.ts";
-import { countPaidOut, insertPayouts, lockPayouts, movePayouts } from "./payout.store.ts";
+import { finishCallbacks } from "../callback/callback.store.ts";
+import { countPaidOut, insertPayouts, lockPayouts, movePayouts, notePayouts } from "./payout.store.ts";
 
 export interface PayoutCommand extends Keyed {
   readonly merchantId: MerchantId;
@@ -77,12 +85,19 @@ export const makeRequestPayoutsDrain =
 /** What was done, or heard; each answered with the payout as it is then, undefined where there is none. */
 export const makeTellPayoutsDrain =
   (metrics: Metrics) =>
-  async (work: Work, words: readonly PayoutWord[]): Promise<{ readonly state: PayoutState | undefined }[]> => {
+  async (work: Work, words: readonly PayoutWord[]): Promise<PayoutTold[]> => {
     const { shard } = work;
     const payouts = await lockPayouts(work, shard, [...new Set(words.map(({ id }) => id))]);
     const moves = decidePayouts(words, payouts);
     const now = await work.now();
+    await notePayouts(work, shard, words);
     await Promise.all([
+      finishCallbacks(
+        work,
+        shard,
+        words.flatMap(({ id, callbackId }) => (payouts.has(id) ? [callbackId] : [])),
+        now,
+      ),
       movePayouts(work, shard, moves, now),
       countPaidOut(work, shard, paidOut(moves)),
       bookTransfers(

@@ -4,7 +4,7 @@ import type { MerchantId, PayoutId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { fen } from "../../domain/money.ts";
-import type { PayoutMove, PayoutRow } from "../../domain/payout/decide.ts";
+import type { PayoutMove, PayoutRow, PayoutWord } from "../../domain/payout/decide.ts";
 import type { PayoutState } from "../../domain/payout/state.ts";
 
 interface PayoutRecord {
@@ -41,7 +41,9 @@ const MOVE: Statement = {
   name: "payout/move",
   text: `
     update payouts_$1 p set state = k.state, reason = coalesce(k.reason, p.reason),
-           ended_at = case when k.state in ('SUCCEEDED', 'FAILED', 'RETURNED') then $2::timestamptz end
+           ended_at = case when k.state in ('SUCCEEDED', 'FAILED', 'RETURNED') then $2::timestamptz end,
+           -- A bank that remembers nothing sends nothing back.
+           watched = k.state = 'SUCCEEDED' and p.channel <> 'bank'
       from unnest($3::bigint[], $4::text[], $5::text[], $6::text[]) as k(id, was, state, reason)
      cross join lateral (select ctid as row, state from payouts_$1 where slot = $1 and id = k.id offset 0) r
      where p.slot = $1 and p.ctid = r.row and r.state = k.was returning p.id`,
@@ -56,23 +58,29 @@ const PAID_OUT: Statement = {
      where m.slot = $1 and m.ctid = k.row returning m.id`,
 };
 /**
- * For one attempt. Backs off from 30 s, longer than a call may take, so that nobody else calls meanwhile, to half an hour: the channel's own day is
- * longer than ours.
+ * For one attempt. Backs off from 12 s, longer than a query and a call may take, so that nobody else calls meanwhile, to a quarter of an hour; while
+ * one that arrived is watched, to hours.
  */
 const CLAIM: Statement = {
   name: "payout/claim",
   text: `
     with due as (
       select slot, ctid as row from payouts
-       where slot = any($1) and unfinished and next_attempt_at <= now()
+       where slot = any($1) and (unfinished or watched) and next_attempt_at <= now()
        order by next_attempt_at limit $2 for update skip locked)
-    update payouts p set attempts = p.attempts + 1, next_attempt_at = now() + make_interval(secs => $3 * 2 ^ least(p.attempts, 6))
+    update payouts p set attempts = p.attempts + 1, watched = p.watched and p.created_at > now() - interval '${LIMITS.payoutWatchDays} days',
+           next_attempt_at = now() + make_interval(secs => $3 * 2 ^ least(p.attempts, case when p.unfinished then 6 else 10 end) * (0.75 + random() / 2))
       from due where p.slot = due.slot and p.ctid = due.row
     returning p.slot, p.id`,
 };
-const FAILED: Statement = {
-  name: "payout/note-failure",
-  text: `update payouts_$1 set last_error = $3 where slot = $1 and id = $2`,
+/** What was learned: the channel's number, and what keeps it. */
+const NOTE: Statement = {
+  name: "payout/note",
+  text: `
+    update payouts_$1 p set channel_no = coalesce(k.channel_no, p.channel_no), last_error = k.error
+      from unnest($2::bigint[], $3::text[], $4::text[]) as k(id, channel_no, error)
+     cross join lateral (select ctid as row from payouts_$1 where slot = $1 and id = k.id offset 0) r
+     where p.slot = $1 and p.ctid = r.row`,
 };
 const PAID: Statement = { name: "payout/paid-out", text: `select paid_out from merchants_$1 where slot = $1 and id = $2` };
 
@@ -122,9 +130,16 @@ export async function countPaidOut(tx: Queryable, shard: Shard, changes: Readonl
 export const claimPayouts = (db: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>
   db.query<{ slot: number; id: string }>(CLAIM, [slots, limit, (3 * LIMITS.channelMs) / 1_000]);
 
-/** What kept a payout from going on; the next attempt is due anyway. */
-export async function notePayoutFailure(db: Queryable, shard: Shard, id: PayoutId, error: string): Promise<void> {
-  await db.query(FAILED, [shard.slot, id, error.slice(0, 500)]);
+/** Of locked payouts; of several words about one, the last. */
+export async function notePayouts(tx: Queryable, shard: Shard, words: readonly PayoutWord[]): Promise<void> {
+  const last = [...new Map(words.map((word) => [word.id, word])).values()];
+  if (last.length === 0) return;
+  await tx.query(NOTE, [
+    shard.slot,
+    last.map(({ id }) => id),
+    last.map(({ channelNo }) => channelNo ?? null),
+    last.map(({ error }) => error?.slice(0, 500) ?? null),
+  ]);
 }
 
 /** Undefined where there is no such merchant. */

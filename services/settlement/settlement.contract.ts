@@ -69,10 +69,18 @@ export const settleVouchers = dueAction("settlement.settle", "Settle redeemed vo
 export const advancePayouts = dueAction("settlement.payOut", "Pay out, and ask what came of it");
 
 /** Internal: what a channel says of a payout unasked, by callback or statement. Answers the state the payout is in then. */
-export const tellPayout = action("settlement.tellPayout", {
+export const hearPayout = action("settlement.hearPayout", {
   summary: "Take a channel's word on a payout",
-  params: { id: "id", event: { type: "enum", values: ["pay", "refuse", "return"] }, reason: { type: "string", max: 500, optional: true } },
-  answer: shape("PayoutTold", { status: { type: "enum", values: PAYOUT_STATES, optional: true } }),
+  params: {
+    id: "id",
+    channel: "string",
+    status: { type: "enum", values: ["PROCESSING", "SUCCEEDED", "FAILED", "RETURNED", "ABSENT"] },
+    amount: { type: "string", optional: true },
+    currency: { type: "string", optional: true },
+    channelNo: { type: "string", optional: true },
+    callbackId: { type: "id", optional: true },
+  },
+  answer: shape("PayoutHeard", { known: "boolean", status: { type: "enum", values: PAYOUT_STATES, optional: true } }),
   retrySafe: true,
   address: (params) => shardOf(params.id),
 });

@@ -5,10 +5,11 @@
 import type { Context, Service, ServiceSchema } from "moleculer";
 import { DEAL_ERRORS } from "../../domain/deal/errors.ts";
 import { raise } from "../../domain/error.ts";
-import { cityOf, shardOf, type Id, type MerchantId, type PayoutId, type Shard } from "../../domain/ids.ts";
+import { cityOf, shardOf, type Id, type MerchantId, type Shard } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { available } from "../../domain/ledger.ts";
-import { toJson } from "../../domain/money.ts";
+import { fen, toJson } from "../../domain/money.ts";
+import { payoutWord } from "../../domain/payout/decide.ts";
 import { escrowOf, payableOf, type Claim } from "../../domain/settlement/decide.ts";
 import { USER_ERRORS } from "../../domain/user/errors.ts";
 import { handle, type Answer, type Caller, type CallMeta, type Ctx } from "../../mixins/contract.ts";
@@ -19,18 +20,18 @@ import { offerPayoutChannel, payoutChannelOf } from "../../mixins/payout-channel
 import { platformOf, type Platform } from "../../mixins/platform.ts";
 import { sweep, type Sweep } from "../../mixins/sweep.ts";
 import { makeRequestPayoutsDrain, makeTellPayoutsDrain, type PayoutCommand } from "./payout.drain.ts";
-import { claimPayouts, readPaidOut } from "./payout.store.ts";
+import { claimPayouts, findPayouts, readPaidOut } from "./payout.store.ts";
 import { Payouts, TEST_BANK } from "./payouts.ts";
 import { makeSettleDrain } from "./settle.drain.ts";
 import {
   advancePayouts,
+  hearPayout,
   listSettlements,
   merchantBalance,
   PAYOUTS_REQUESTED,
   payoutsRequested,
   requestPayout,
   settleVouchers,
-  tellPayout,
 } from "./settlement.contract.ts";
 import { claimSettlements, dueSettlements, settlementsOf } from "./settlement.store.ts";
 
@@ -58,7 +59,7 @@ const settlement: ServiceSchema<{}, {}, Parts> = {
     payout: handle(requestPayout, payout),
     settle: handle(settleVouchers, settle),
     payOut: handle(advancePayouts, advance),
-    tellPayout: handle(tellPayout, tell),
+    hearPayout: handle(hearPayout, hear),
   },
   events: {
     [PAYOUTS_REQUESTED]: { handler: onPayoutsRequested },
@@ -85,6 +86,7 @@ const settlement: ServiceSchema<{}, {}, Parts> = {
   },
   async stopped() {
     await Promise.all(this.sweeps.map((one) => one.stop()));
+    await this.payouts.stop();
   },
 };
 export default settlement;
@@ -150,13 +152,20 @@ async function settle(this: This, ctx: Ctx<typeof settleVouchers>): Promise<unde
 
 async function advance(this: This, ctx: Ctx<typeof advancePayouts>): Promise<undefined> {
   const { city, slot, ids } = ctx.params;
-  await this.payouts.advance({ city, slot }, ids);
+  this.payouts.add({ city, slot }, ids);
 }
 
-async function tell(this: This, ctx: Ctx<typeof tellPayout>): Promise<Answer<typeof tellPayout>> {
-  const { id, event, reason } = ctx.params;
-  const status = await this.payouts.tell({ id: id as PayoutId, event, reason });
-  return status === undefined ? {} : { status };
+/** Only a payout of that channel is its to speak of. */
+async function hear(this: This, ctx: Ctx<typeof hearPayout>): Promise<Answer<typeof hearPayout>> {
+  const { id, channel, status, amount, currency, channelNo, callbackId } = ctx.params;
+  const shard = shardOf(id);
+  const [payout] = await findPayouts(this.platform.databaseOf(shard), shard, [id]);
+  if (payout?.channel !== channel) return { known: false };
+  const said = { status, ...(amount === undefined ? {} : { amount: fen(amount) }), ...(currency === undefined ? {} : { currency }) };
+  const word = payoutWord(said, payout);
+  if (word.error !== undefined) this.logger.error(`alarm: ${channel} says of payout ${id}: ${word.error}`);
+  const { state } = await this.payouts.tell({ id: payout.id, ...word, channelNo, callbackId });
+  return { known: true, ...(state === undefined ? {} : { status: state }) };
 }
 
 /** A hint, not a promise: what fails here is due for the sweep. */

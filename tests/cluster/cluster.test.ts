@@ -17,7 +17,7 @@ import { makeTokens } from "../../mixins/tokens.ts";
 import { makeNode } from "../../moleculer.config.ts";
 import { birthOf } from "../../scripts/process-lock.mjs";
 import { placeOrder } from "../../services/order/order.contract.ts";
-import { ClusterServer } from "../support/cluster.ts";
+import { ClusterServer, openBar } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
 import { caller } from "../support/node.ts";
 import type { Reply } from "../support/server.ts";
@@ -123,6 +123,21 @@ describe("a cluster", () => {
     await everyOrderIsThere(shopping);
     return recoveredMs;
   }
+
+  it("takes money by the simpay beside it, whose callbacks come in through nginx", async () => {
+    const { token } = await shopper(60);
+    const { id } = await expect<{ id: Id }>(201, cluster.insist("POST", "/orders", { token, body: { dealId: dealOf(1), quantity: 1 } }));
+    const { payUrl } = await expect<{ payUrl: string }>(
+      202,
+      cluster.insist("POST", `/orders/${id}/pay`, { token, body: { channel: "simpay" } }),
+    );
+    assert.equal((await fetch(payUrl, { method: "POST", redirect: "manual" })).status, 303);
+    // Sooner than anybody asks: it was told.
+    await until(
+      async () => ((await cluster.insist("GET", `/orders/${id}`, { token })).body as { status: string }).status === "CONFIRMED",
+      8_000,
+    );
+  });
 
   it("sells to two strangers who buy together, tells them in a live stream, and serves them at the bar", async () => {
     const deal = dealOf(0);
@@ -282,31 +297,3 @@ describe("a cluster", () => {
     );
   });
 });
-
-/** A merchant in Shanghai with one deal on sale, made as their owner would. */
-async function openBar(server: ClusterServer, admin: string, count: number, stock = 1_000_000): Promise<{ boss: string; deals: Id[] }> {
-  const username = `boss-${randomUUID().slice(0, 8)}`;
-  const password = "cluster-test-boss";
-  const expect = async (status: number, reply: Promise<Reply>): Promise<{ id: Id; accessToken: string }> => {
-    const { status: got, body } = await reply;
-    assert.equal(got, status, JSON.stringify(body));
-    return body as { id: Id; accessToken: string };
-  };
-  await expect(201, server.insist("POST", "/auth/register", { body: { username, password } }));
-  const form = { name: `cluster bar ${username}`, city: "sh", commissionBps: 600, ownerUsername: username };
-  await expect(201, server.insist("POST", "/merchants", { token: admin, body: form }));
-  const { accessToken: token } = await expect(200, server.insist("POST", "/auth/login", { body: { username, password } }));
-  const deals: Id[] = [];
-  for (let n = 0; n < count; n++) {
-    const { id } = await expect(
-      201,
-      server.insist("POST", "/deals", {
-        token,
-        body: { title: `two pints ${n}`, price: 1_990, tiers: [{ size: 2, price: 1_490 }], stock },
-      }),
-    );
-    await expect(200, server.insist("POST", `/deals/${id}/publish`, { token }));
-    deals.push(id);
-  }
-  return { boss: token, deals };
-}

@@ -16,7 +16,7 @@ export interface TestNode {
 export async function testNode(
   services: readonly ServiceName[],
   settings: Parameters<typeof makeNode>[0]["settings"] = {},
-  more: Pick<Parameters<typeof makeNode>[0], "redisUrl" | "regionsFile" | "tracing"> = {},
+  more: Partial<Pick<Parameters<typeof makeNode>[0], "channels" | "trade" | "redisUrl" | "regionsFile" | "tracing">> = {},
 ): Promise<TestNode> {
   // A file whose set-up fails must end, not wait for a server nobody stops.
   const started: (() => Promise<void>)[] = [];

@@ -4,6 +4,8 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ServiceName } from "../../moleculer.config.ts";
 import { DomainError } from "../../domain/error.ts";
+import type { Channels } from "../../mixins/channels/index.ts";
+import type { TradeSettings } from "../../mixins/platform.ts";
 import { composeId, shardOf, type Id } from "../../domain/ids.ts";
 import { verify } from "../../services/ops/ops.contract.ts";
 import { placeOrder } from "../../services/order/order.contract.ts";
@@ -28,14 +30,23 @@ export function tally(results: readonly PromiseSettledResult<unknown>[]): Record
 
 let people = 0;
 
+/** What a shop has besides. */
+interface Extras {
+  readonly services: readonly ServiceName[];
+  readonly settings: NonNullable<Parameters<typeof testNode>[1]>;
+  readonly channels: Channels;
+  readonly trade: TradeSettings;
+}
+
 export class Shop {
   readonly test: TestNode;
 
   private constructor(test: TestNode) {
     this.test = test;
   }
-  static async open(): Promise<Shop> {
-    return new Shop(await testNode(SELLING, { wallet: { testChannel: true }, settlement: { testChannel: true } }));
+  static async open({ services = [], settings = {}, channels, trade }: Partial<Extras> = {}): Promise<Shop> {
+    const test = { wallet: { testChannel: true }, settlement: { testChannel: true }, ...settings };
+    return new Shop(await testNode([...SELLING, ...services], test, { ...(channels ? { channels } : {}), ...(trade ? { trade } : {}) }));
   }
   close(): Promise<void> {
     return this.test.stop();
@@ -75,7 +86,7 @@ export class Shop {
   async settled(): Promise<void> {
     const unfinished = {
       name: "test/unfinished",
-      text: `select (select count(*) from payments where state in ('TRYING', 'CONFIRMING', 'CANCELLING'))
+      text: `select (select count(*) from payments where unfinished)
                   + (select count(*) from refunds where state in ('REQUESTED', 'PROCESSING')
                         and (approve_by is null or approved_at is not null or approve_by <= now())) as left`,
     };

@@ -212,14 +212,14 @@ export class World {
   }
 
   /** A payment that set the money aside on both sides. */
-  tryPayment(order: OrderRow) {
+  tryPayment(order: OrderRow, channel: "wallet" | "simpay" = "wallet") {
     const { row, deal, user } = order;
     const payment = this.add(deal.shard, "payments", {
       id: this.id(deal.shard),
       order_id: row.id,
       consumer_id: user.id,
       merchant_id: deal.merchantId,
-      channel: "wallet",
+      channel,
       amount: row.amount,
       state: "TRYING",
       attempts: 0,
@@ -227,9 +227,52 @@ export class World {
       created_at: new Date(),
       decided_at: null as Date | null,
       ended_at: null as Date | null,
+      expires_at: null as Date | null,
+      paid_amount: null as number | null,
+      paid_currency: null as string | null,
+      paid_at: null as Date | null,
+      surplus: false,
     });
-    this.#both(order, "pay", payment.id, "pend", "pend");
+    if (channel === "wallet") this.#both(order, "pay", payment.id, "pend", "pend");
     return { row: payment, order };
+  }
+
+  /** A charge at a channel outside: open; paid in time; paid when its order was over, and given back; or paid with other money. */
+  charge(order: OrderRow, end: "open" | "paid" | "late" | "differs", refund: "SUCCEEDED" | "PROCESSING" = "SUCCEEDED") {
+    const { row, deal } = order;
+    const payment = this.tryPayment(order, "simpay");
+    const paid = row.amount - (end === "differs" ? 1 : 0);
+    Object.assign(payment.row, { state: "PROCESSING", expires_at: new Date(Date.now() + 900_000) });
+    if (end === "open") return payment;
+    const id = this.id(deal.shard);
+    const [escrow, clearing, transit] = [`escrow:${deal.merchantId}`, "channel:simpay", "refund_in_transit:simpay"];
+    const post = (code: TransferRequest["code"], businessKey: string, debit: string, credit: string): void =>
+      this.transfer(deal.shard, { kind: "post", code, businessKey, debit, credit, amount: fen(paid), orderId: row.id as OrderId });
+    Object.assign(payment.row, { decided_at: this.at, ended_at: this.at, paid_amount: paid, paid_currency: "CNY", paid_at: this.at });
+    this.add(deal.shard, "channel_callbacks", {
+      id,
+      channel: "simpay",
+      callback_id: `${payment.row.id}.charge.paid`,
+      about: "charge",
+      subject: payment.row.id,
+      body: "{}",
+      news: { id, about: "charge", charge: { number: payment.row.id, status: "PAID" } },
+      state: "DONE",
+      attempts: 1,
+      next_attempt_at: this.at,
+      received_at: this.at,
+      done_at: this.at,
+    });
+    Object.assign(payment.row, { state: end === "differs" ? "FAILED" : "CONFIRMED", surplus: end === "late" });
+    if (end === "differs") post("pay-differs", payment.row.id, clearing, "suspense:long");
+    else post("pay", payment.row.id, clearing, escrow);
+    if (end === "paid") this.#paid(order);
+    if (end !== "late") return payment;
+    const back = this.#refund(order, payment, { quantity: row.quantity, amount: row.amount, reason: "LATE_PAYMENT" });
+    Object.assign(back, { channel: "simpay", surplus: true, state: refund, ended_at: refund === "SUCCEEDED" ? this.at : null });
+    post("refund", back.id, escrow, transit);
+    if (refund === "SUCCEEDED") post("refund-paid", back.id, transit, clearing);
+    return payment;
   }
 
   cancelPayment({ row, order }: Payment): void {
@@ -239,10 +282,14 @@ export class World {
 
   /** The decision: the order is paid, its seat taken. The wallet's side follows unless the payment stays on its way. */
   decidePayment({ row, order }: Payment, finish: "finished" | "on its way" = "finished"): void {
-    const { deal, group, user } = order;
     row.decided_at = this.at;
     row.state = finish === "finished" ? "CONFIRMED" : "CONFIRMING";
     this.#both(order, "pay", row.id, "post-pending", finish === "finished" ? "post-pending" : undefined);
+    this.#paid(order);
+  }
+
+  #paid(order: OrderRow): void {
+    const { deal, group, user } = order;
     this.#become(order, "PAID");
     order.row.paid_at = this.at;
     this.#move(deal, { held: -order.row.quantity, sold: order.row.quantity }, "sold");
@@ -440,6 +487,8 @@ export class World {
       consumer_id: user.id,
       merchant_id: deal.merchantId,
       ...of,
+      channel: "wallet",
+      surplus: false,
       used: false,
       commission: 0,
       approve_by: null as Date | null,
@@ -640,6 +689,16 @@ export function everythingIn(world: World, shard: Shard) {
   world.payOut(settling, 300, "PROCESSING");
   world.payOut(settling, 200, "FAILED");
   const returned = world.payOut(settling, 100, "RETURNED");
+  // By a channel outside.
+  const charged = world.charge(world.order(free, eve, 1), "open");
+  const byChannel = world.charge(world.order(free, dan, 2), "paid");
+  const late = world.order(free, bob, 1);
+  world.end(late, "EXPIRED");
+  const surplus = world.charge(late, "late");
+  const later = world.order(free, bob, 1);
+  world.end(later, "CANCELLED");
+  const goingBack = world.charge(later, "late", "PROCESSING");
+  const differing = world.charge(world.order(free, ann, 1), "differs");
   const spare = [world.id(shard), world.id(shard), world.id(shard)] as const;
   return {
     shard,
@@ -670,5 +729,10 @@ export function everythingIn(world: World, shard: Shard) {
     forfeited,
     paidOut,
     returned,
+    charged,
+    byChannel,
+    surplus,
+    goingBack,
+    differing,
   };
 }

@@ -16,8 +16,19 @@ export const ADDRESS_CHECKS: readonly Check[] = [
     name: "addresses.city",
     scope: "city",
     proves:
-      "every merchant, deal, group, order, payment, refund, voucher, settlement and payout lives where its id says, in a database that serves its slot",
-    statement: misplaced(["merchants", "deals", "groups", "orders", "payments", "refunds", "vouchers", "settlements", "payouts"]),
+      "every merchant, deal, group, order, payment, refund, voucher, settlement, payout and callback lives where its id says, in a database that serves its slot",
+    statement: misplaced([
+      "merchants",
+      "deals",
+      "groups",
+      "orders",
+      "payments",
+      "refunds",
+      "vouchers",
+      "settlements",
+      "payouts",
+      "channel_callbacks",
+    ]),
     values: (database) => [database.slots],
   },
   {

@@ -16,7 +16,7 @@ export const BOOK_CHECKS: readonly Check[] = [
         from ${keyed("payments")} p full join ${posted("pay")} using (slot, business_key)
        where case when p.state in ('CONFIRMING', 'CONFIRMED')
                   then (t.amount, t.debit_account, t.credit_account, t.order_id)
-                       is distinct from (p.amount, 'transit:user', 'escrow:' || p.merchant_id, p.order_id)
+                       is distinct from (p.amount, case p.channel when 'wallet' then 'transit:user' else 'channel:' || p.channel end, 'escrow:' || p.merchant_id, p.order_id)
                   else t.amount is not null end
       union all
       select p.slot, p.id::text, p.state, p.amount, null, 'promise ' || t.id || ' is open'
@@ -34,7 +34,7 @@ export const BOOK_CHECKS: readonly Check[] = [
         from ${keyed("refunds")} r full join ${posted("refund")} using (slot, business_key)
        where case when r.state = 'SUCCEEDED' or r.decided_at is not null
                   then (t.amount, t.debit_account, t.credit_account, t.order_id)
-                       is distinct from (r.amount, 'escrow:' || r.merchant_id, 'transit:user', r.order_id)
+                       is distinct from (r.amount, 'escrow:' || r.merchant_id, case r.channel when 'wallet' then 'transit:user' else 'refund_in_transit:' || r.channel end, r.order_id)
                   else t.amount is not null end`,
   },
   {

@@ -38,5 +38,5 @@ export interface Finding {
 /** Rows shown of a broken check: enough to see a pattern, little enough to read. */
 export const EXAMPLES_MAX = 20;
 
-/** Units of each order that were given back by refunds, begun or done. What was used stays sold, and counted, whoever pays for it in the end. */
-export const UNITS_REFUNDED = `(select slot, order_id as id, sum(quantity) as units from refunds where not used group by slot, order_id)`;
+/** Units of each order that were given back by refunds, begun or done; money that paid for nothing is of no unit. What was used stays sold, and counted, whoever pays for it in the end. */
+export const UNITS_REFUNDED = `(select slot, order_id as id, sum(quantity) as units from refunds where not used and not surplus group by slot, order_id)`;

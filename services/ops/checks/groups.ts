@@ -58,7 +58,7 @@ export const GROUP_CHECKS: readonly Check[] = [
       select g.slot, g.id, o.id as order_id, o.state, o.amount, r.refunded
         from groups g
         join orders o on o.slot = g.slot and o.group_id = g.id
-        left join (select slot, order_id, sum(amount) as refunded from refunds group by slot, order_id) r on r.slot = o.slot and r.order_id = o.id
+        left join (select slot, order_id, sum(amount) as refunded from refunds where not surplus group by slot, order_id) r on r.slot = o.slot and r.order_id = o.id
        where g.state = 'FAILED'
          and (o.state not in ('CANCELLED', 'EXPIRED', 'PAID', 'REFUNDED') or (o.state in ('PAID', 'REFUNDED') and r.refunded is distinct from o.amount))`,
   },

@@ -13,6 +13,8 @@ const IN_CITIES = {
     "orders_check",
     "quotas_within_cap",
     "groups_not_overfull",
+    "payments_state_check",
+    "payments_paid",
   ],
   uniqueIndexes: [
     ...EVERYWHERE.uniqueIndexes,
@@ -22,6 +24,7 @@ const IN_CITIES = {
     "vouchers_code",
     "vouchers_order",
     "settlements_voucher",
+    "channel_callbacks_once",
   ],
 } as const;
 const AT_USERS = { constraints: EVERYWHERE.constraints, uniqueIndexes: [...EVERYWHERE.uniqueIndexes, "users_username"] } as const;

@@ -6,7 +6,7 @@ const posted = (code: string): string => `
   (select slot, business_key, amount, debit_account, credit_account from transfers where code = '${code}' and state = 'POSTED')`;
 
 /** Rows that must each have exactly one transfer of a code, and transfers that must each have their row. `facts` has slot, business_key, amount, debit, credit. */
-const pairs = (facts: string, code: string): string => `
+export const pairs = (facts: string, code: string): string => `
   select slot, business_key, '${code}' as code, f.amount, f.debit, f.credit, t.amount as posted, t.debit_account, t.credit_account
     from (${facts}) f full join ${posted(code)} t using (slot, business_key)
    where (f.amount, f.debit, f.credit) is distinct from (t.amount, t.debit_account, t.credit_account)`;

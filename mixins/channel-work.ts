@@ -1,0 +1,45 @@
+/** Calls to channels that nobody waits for, at the pace channels allow; each channel has its own, so that one that hangs holds up no other. */
+import type { Logger } from "moleculer";
+import type { Outcome } from "../domain/channel/records.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { Background } from "./background.ts";
+import type { Channel } from "./channels/index.ts";
+import type { Platform } from "./platform.ts";
+
+export class ChannelWork {
+  readonly #platform: Platform;
+  readonly #logger: Logger;
+  readonly #byChannel = new Map<string, Background>();
+
+  constructor(platform: Platform, logger: Logger) {
+    this.#platform = platform;
+    this.#logger = logger;
+  }
+
+  /** `key` is what it is about: of one thing one call at a time. A channel this node does not have leaves its work where it is. */
+  add(name: string, key: string, work: (channel: Channel) => Promise<unknown>): void {
+    const channel = this.#platform.channels.get(name);
+    if (!channel) {
+      this.#logger.error(`${key} waits: this node has no channel ${name}`);
+      return;
+    }
+    this.#of(name).add(key, () => work(channel));
+  }
+
+  count(channel: string, call: string, outcome: Outcome<unknown>): void {
+    this.#platform.metrics.channelCalls.inc({ channel, call, outcome: outcome.kind });
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all([...this.#byChannel.values()].map((one) => one.stop()));
+  }
+
+  #of(name: string): Background {
+    const made = this.#byChannel.get(name);
+    if (made) return made;
+    const pace = { atOnceMax: LIMITS.channelCallsMax, perSecondMax: LIMITS.channelCallsPerSecond };
+    const background = new Background(pace, (key, error) => this.#logger.warn({ err: error }, `${key} is left to its next attempt`));
+    this.#byChannel.set(name, background);
+    return background;
+  }
+}

@@ -1,0 +1,111 @@
+/** What channels told us, as rows: kept once a callback id, done in the transaction that has its effect. */
+import type { Queryable, Statement } from "../../db/database.ts";
+import type { ChannelNews } from "../../domain/channel/records.ts";
+import type { Id, Shard } from "../../domain/ids.ts";
+import { fen } from "../../domain/money.ts";
+
+export interface Callback {
+  readonly channel: string;
+  readonly callbackId: string;
+  readonly about: ChannelNews["about"] | "unreadable";
+  /** Our number, where it could be read. */
+  readonly subject: string | undefined;
+  readonly body: string;
+  readonly news: ChannelNews | undefined;
+  /** FAILED: there is nothing to work off, a person must look. */
+  readonly state: "KEPT" | "FAILED";
+  readonly error: string | undefined;
+}
+export interface KeptCallback {
+  readonly id: Id;
+  readonly channel: string;
+  readonly attempts: number;
+  readonly news: ChannelNews;
+}
+
+/** A callback id that is here already is left as it is: told again, it has been heard. */
+const KEEP: Statement = {
+  name: "callback/keep",
+  text: `
+    insert into channel_callbacks_$1 (slot, id, channel, callback_id, about, subject, body, news, state, error, next_attempt_at, received_at)
+    select $1, id, channel, callback_id, about, subject, body, news, state, error, $3, $3
+      from json_to_recordset($2::json) as c(id bigint, channel text, callback_id text, about text, subject bigint, body text, news json, state text, error text)
+        on conflict (slot, channel, callback_id) do nothing
+    returning id`,
+};
+/** Backs off 2, 4, 8 … 64 seconds; what was not worked off after so many attempts is a person's. */
+const CLAIM: Statement = {
+  name: "callback/claim",
+  text: `
+    with due as (
+      select slot, ctid as row from channel_callbacks
+       where slot = any($1) and unfinished and next_attempt_at <= now()
+       order by next_attempt_at limit $2 for update skip locked)
+    update channel_callbacks c set attempts = c.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(c.attempts + 1, 6))
+      from due where c.slot = due.slot and c.ctid = due.row
+    returning c.slot, c.id`,
+};
+const BY_IDS: Statement = {
+  name: "callback/by-ids",
+  text: `select id, channel, attempts, news from channel_callbacks_$1 where slot = $1 and id = any($2::bigint[]) and state = 'KEPT' order by id`,
+};
+const FINISH: Statement = {
+  name: "callback/finish",
+  text: `
+    update channel_callbacks_$1 c set state = 'DONE', done_at = $3, error = null
+      from (select id from unnest($2::bigint[]) as k(id) order by id) k
+     cross join lateral (select ctid as row, state from channel_callbacks_$1 where slot = $1 and id = k.id offset 0 for update) r
+     where c.slot = $1 and c.ctid = r.row and r.state <> 'DONE'`,
+};
+const NOTE: Statement = {
+  name: "callback/note",
+  text: `
+    update channel_callbacks_$1 set error = $3, state = case when $4 then 'FAILED' else state end
+     where slot = $1 and id = $2 and state = 'KEPT'`,
+};
+const REPLAY: Statement = {
+  name: "callback/replay",
+  text: `
+    update channel_callbacks_$1 set state = 'KEPT', attempts = 0, next_attempt_at = now()
+     where slot = $1 and id = $2 and state = 'FAILED' and news is not null returning id`,
+};
+
+/** The ids of those that are new. */
+export async function keepCallbacks(
+  tx: Queryable,
+  shard: Shard,
+  callbacks: readonly (Callback & { readonly id: string })[],
+  now: Date,
+): Promise<Set<string>> {
+  const rows = callbacks.map(({ callbackId, ...rest }) => ({ ...rest, callback_id: callbackId, news: rest.news && newsToJson(rest.news) }));
+  return new Set((await tx.query<{ id: string }>(KEEP, [shard.slot, JSON.stringify(rows), now])).map(({ id }) => id));
+}
+
+/** Takes callbacks that are due, for one attempt. */
+export const claimCallbacks = (db: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>
+  db.query<{ slot: number; id: string }>(CLAIM, [slots, limit]);
+
+/** Of some callbacks, those not worked off, in the order they came. */
+export const findCallbacks = async (db: Queryable, shard: Shard, ids: readonly string[]): Promise<KeptCallback[]> =>
+  (await db.query<KeptCallback>(BY_IDS, [shard.slot, ids])).map((row) => ({ ...row, news: newsFromJson(row.news) }));
+
+/** Their effect is in this transaction. */
+export const finishCallbacks = async (tx: Queryable, shard: Shard, ids: readonly (string | undefined)[], now: Date): Promise<void> => {
+  const known = [...new Set(ids.filter((id) => id !== undefined))];
+  if (known.length > 0) await tx.query(FINISH, [shard.slot, known, now]);
+};
+
+/** What kept one from being worked off; `forGood`: trying again helps nobody. */
+export const noteCallbackFailure = async (db: Queryable, shard: Shard, id: string, error: string, forGood: boolean): Promise<void> => {
+  await db.query(NOTE, [shard.slot, id, error.slice(0, 500), forGood]);
+};
+
+/** A person wants a FAILED one worked off again; false where there is none. */
+export const replayCallback = async (db: Queryable, shard: Shard, id: string): Promise<boolean> =>
+  (await db.query(REPLAY, [shard.slot, id])).length > 0;
+
+/** Amounts as text: JSON has no bigint. */
+const newsToJson = (news: ChannelNews): unknown =>
+  JSON.parse(JSON.stringify(news, (_, value: unknown) => (typeof value === "bigint" ? String(value) : value)));
+const newsFromJson = (news: unknown): ChannelNews =>
+  JSON.parse(JSON.stringify(news), (name, value: unknown) => (name === "amount" ? fen(String(value)) : value)) as ChannelNews;

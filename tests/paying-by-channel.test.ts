@@ -1,0 +1,369 @@
+/** Paying by a channel outside, over HTTP from the order to the refund, and every way in which the channel misbehaves. */
+import assert from "node:assert/strict";
+import { after, afterEach, before, describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Id } from "../domain/ids.ts";
+import { closeGroups } from "../services/group/group.contract.ts";
+import { call } from "../mixins/contract.ts";
+import { sign } from "../simpay/signature.ts";
+import { ChannelShop } from "./support/channel-shop.ts";
+import { makeDeal, userId } from "./support/deals.ts";
+import { eventually } from "./support/shop.ts";
+import { SECRET } from "./support/simpay.ts";
+import { differences } from "./support/witness.ts";
+import { shardOf } from "../domain/ids.ts";
+
+const admin = userId(16) as Id<"user">;
+let town: ChannelShop;
+/** What simpay never saw, because this test told of it. */
+const madeUp: string[] = [];
+before(async () => {
+  town = await ChannelShop.open();
+});
+afterEach(() => town.strike());
+after(() => town.close());
+
+/** As if its time were over; its charge knows it too. */
+const expire = async (order: { id: Id }): Promise<void> => {
+  await town.shop.rows(order.id, "update orders set expires_at = now() where slot = $1 and id = $2", [order.id]);
+  await town.shop.rows(order.id, "update payments set expires_at = now(), next_attempt_at = now() where slot = $1 and order_id = $2", [
+    order.id,
+  ]);
+};
+/** A callback as simpay would send it. */
+const callback = (body: object, at = Date.now(), secret = SECRET): Promise<Response> => {
+  const text = JSON.stringify(body);
+  return fetch(`${town.base}/api/v1/callbacks/simpay`, { method: "POST", headers: { ...sign(secret, "callback", text, at) }, body: text });
+};
+const paidEvent = (number: string, amount: number, id = `test.${number}`) => ({
+  id,
+  event: "charge.paid",
+  data: {
+    type: "charge",
+    number,
+    channelNumber: `c${number}`,
+    status: "PAID",
+    amount,
+    currency: "CNY",
+    paid: { amount, currency: "CNY", at: new Date().toISOString() },
+  },
+});
+const refund = (order: { id: Id; user: Id<"user"> }) => town.ask("POST", `/orders/${order.id}/refunds`, order.user, {});
+const transfers = async (order: { id: Id }): Promise<string[]> =>
+  (
+    await town.shop.rows<{ line: string }>(
+      order.id,
+      `select concat_ws(' ', code, regexp_replace(debit_account, '\\d{9,}', '#'), '→', regexp_replace(credit_account, '\\d{9,}', '#'), amount) as line
+         from transfers where slot = $1 and order_id = $2 order by seq`,
+      [order.id],
+    )
+  ).map(({ line }) => line);
+
+describe("paying by simpay", () => {
+  it("answers 202 with a pay page; paid there, the order is confirmed with its vouchers", async () => {
+    const order = await town.charged({ quantity: 2 });
+    assert.equal(await town.status(order), "PENDING_PAYMENT");
+    const again = await town.pay(order);
+    assert.deepEqual(
+      [again.status, again.body],
+      [202, { orderId: order.id, paymentId: order.paymentId, status: "PROCESSING", payUrl: order.payUrl }],
+    );
+    await town.simpay.pay(order.payUrl);
+    await town.becomes(order, /^CONFIRMED$/);
+    const paid = await town.pay(order);
+    assert.deepEqual([paid.status, paid.body], [200, { orderId: order.id, paymentId: order.paymentId, status: "CONFIRMED" }]);
+    const { body } = await town.ask("GET", `/orders/${order.id}/vouchers`, order.user);
+    assert.equal((body as unknown[]).length, 2);
+    assert.deepEqual(await transfers(order), ["pay channel:simpay → escrow:# 3980"]);
+  });
+
+  it("forms a group of members who paid each in their own way", async () => {
+    const deal = await makeDeal(town.shop.test, { stock: 9, tiers: [{ size: 2, price: 1_500 }] });
+    const first = await town.paid({ deal, groupSize: 2 });
+    assert.equal(await town.status(first), "PAID");
+    const second = await town.order({ deal, groupId: first.groupId!, fen: 10_000 });
+    assert.equal((await town.pay(second, "wallet")).status, 200);
+    await Promise.all([first, second].map((order) => town.becomes(order, /^CONFIRMED$/)));
+  });
+
+  it("another way closes the open charge first: paid from the wallet, nobody can pay it there any more", async () => {
+    const order = await town.charged({ fen: 5_000 });
+    const paid = await town.pay(order, "wallet");
+    assert.deepEqual([paid.status, (paid.body as { status: string }).status], [200, "CONFIRMED"]);
+    await town.simpay.pay(order.payUrl);
+    assert.equal((await town.witness()).get(`charge ${order.paymentId}`)?.status, "CLOSED");
+    assert.equal((await town.row<{ state: string }>("payments", order.paymentId)).state, "FAILED");
+    assert.equal(await town.status(order), "CONFIRMED");
+  });
+
+  it("another way while the channel is silent is refused, and what was paid there meanwhile counts", async () => {
+    const order = await town.charged({ fen: 5_000 });
+    await town.strike("loseCallback", "errorAfterDoing");
+    // Closed there, but nobody heard: the charge may be open.
+    const refused = await town.pay(order, "wallet");
+    assert.deepEqual([refused.status, (refused.body as { code: string }).code], [409, "PAYMENT_OPEN"]);
+    await town.strike();
+    const other = await town.charged({ fen: 5_000 });
+    await town.strike("loseCallback");
+    await town.simpay.pay(other.payUrl);
+    const paid = await town.pay(other, "wallet");
+    assert.deepEqual([paid.status, (paid.body as { paymentId: string }).paymentId], [200, other.paymentId]);
+  });
+
+  it("is closed with its order: cancelled or expired, the channel takes no money for it any more", async () => {
+    const [cancelled, expired] = [await town.charged(), await town.charged()];
+    assert.equal((await town.ask("POST", `/orders/${cancelled.id}/cancel`, cancelled.user)).status, 200);
+    await expire(expired);
+    await town.becomes(expired, /^EXPIRED$/);
+    for (const { paymentId, payUrl } of [cancelled, expired]) {
+      await eventually(async () => assert.equal((await town.row<{ state: string }>("payments", paymentId)).state, "FAILED"));
+      await town.simpay.pay(payUrl);
+      assert.equal((await town.witness()).get(`charge ${paymentId}`)?.status, "CLOSED");
+    }
+  });
+
+  it("too late, or for an order paid another way, goes back by itself", async () => {
+    const late = await town.charged();
+    // The channel cannot be reached to close it: the order is cancelled all the same.
+    await town.strike("refuse");
+    assert.equal((await town.ask("POST", `/orders/${late.id}/cancel`, late.user)).status, 200);
+    await town.simpay.pay(late.payUrl);
+    await eventually(async () => assert.equal((await town.row<{ surplus: boolean }>("payments", late.paymentId)).surplus, true));
+    await town.strike();
+    const second = await town.charged({ fen: 5_000 });
+    await town.pay(second, "wallet");
+    // A channel that takes money for a charge it had closed: only its word, here.
+    await callback(paidEvent(second.paymentId, second.amount));
+    madeUp.push(second.paymentId);
+    await eventually(async () =>
+      assert.deepEqual(
+        (await town.refundsOf(second)).map(({ reason, surplus }) => [reason, surplus]),
+        [["SECOND_PAYMENT", true]],
+      ),
+    );
+    await eventually(async () => {
+      await town.hurry(late.id);
+      assert.deepEqual(
+        (await town.refundsOf(late)).map(({ state, reason }) => [state, reason]),
+        [["SUCCEEDED", "LATE_PAYMENT"]],
+      );
+    });
+    assert.equal(await town.status(late), "CANCELLED");
+    assert.equal(await town.status(second), "CONFIRMED");
+    assert.deepEqual(await transfers(late), [
+      "pay channel:simpay → escrow:# 1990",
+      "refund escrow:# → refund_in_transit:simpay 1990",
+      "refund-paid refund_in_transit:simpay → channel:simpay 1990",
+    ]);
+    // simpay has no such payment to give back, so this one is a person's.
+    await eventually(async () => {
+      await town.hurry(second.id);
+      assert.equal((await town.refundsOf(second))[0]?.state, "ABNORMAL");
+    });
+    madeUp.push((await town.refundsOf(second))[0]!.id);
+    await town.shop.rows(
+      second.id,
+      "update refunds set state = 'PROCESSING', next_attempt_at = 'infinity' where slot = $1 and order_id = $2",
+      [second.id],
+    );
+  });
+
+  it("with another amount or currency lies in suspense with an alarm, and the order can be paid again", async () => {
+    for (const [fault, reason, booked] of [
+      ["wrongAmount", "AMOUNT_DIFFERS", "pay-differs channel:simpay → suspense:long 1989"],
+      ["wrongCurrency", "CURRENCY_DIFFERS", "pay-differs channel:simpay:USD → suspense:long:USD 1990"],
+    ] as const) {
+      await town.strike(fault);
+      const order = await town.charged();
+      await town.strike();
+      await town.simpay.pay(order.payUrl);
+      await eventually(async () => {
+        const { state, reason: why } = await town.row<{ state: string; reason: string }>("payments", order.paymentId);
+        assert.deepEqual([state, why], ["FAILED", reason]);
+      });
+      assert.equal(await town.status(order), "PENDING_PAYMENT");
+      assert.deepEqual(await transfers(order), [booked]);
+      const again = await town.pay(order);
+      assert.equal(again.status, 202);
+      await town.simpay.pay((again.body as { payUrl: string }).payUrl);
+      await town.becomes(order, /^CONFIRMED$/);
+    }
+    const metrics = await town.shop.test.node.platform.metrics.registry.metrics();
+    assert.match(metrics, /^tuanbar_channel_differences_total 2$/m);
+  });
+});
+
+describe("a channel that misbehaves", () => {
+  it(
+    "is slow, hangs, breaks after doing it, or forges its answer: the payment is queried, never guessed",
+    { timeout: 90_000 },
+    async () => {
+      for (const fault of ["slow", "hang", "errorAfterDoing", "forgedAnswer"] as const) {
+        const order = await town.order();
+        await town.strike(fault);
+        const { status, body } = await town.pay(order);
+        assert.equal(status, 202, `${fault}: ${JSON.stringify(body)}`);
+        const { paymentId, payUrl } = body as { paymentId: Id; payUrl?: string };
+        assert.equal(payUrl !== undefined, fault === "slow", fault);
+        if (fault !== "slow") assert.equal((await town.row<{ state: string }>("payments", paymentId)).state, "UNKNOWN");
+        await town.strike();
+        const again = await town.pay(order);
+        assert.equal(again.status, 202);
+        assert.equal((again.body as { paymentId: Id }).paymentId, paymentId, "the first payment, under its own number");
+        await town.simpay.pay((again.body as { payUrl: string }).payUrl);
+        await town.becomes(order, /^CONFIRMED$/);
+      }
+    },
+  );
+
+  it("refuses for now: the same number is tried again; its word is lost: it is asked", async () => {
+    const order = await town.order();
+    await town.strike("refuse");
+    assert.deepEqual(Object.keys((await town.pay(order)).body as object).toSorted(), ["orderId", "paymentId", "status"]);
+    await town.strike("loseCallback");
+    const { body } = await town.pay(order);
+    await town.simpay.pay((body as { payUrl: string }).payUrl);
+    await town.hurry(order.id);
+    await town.becomes(order, /^CONFIRMED$/);
+  });
+
+  it("tells a hundred times, out of order, with replayed, stale and forged ones among them: one effect", async () => {
+    await town.strike("repeatCallback", "replayedCallback", "staleCallback", "forgedCallback");
+    const order = await town.charged();
+    await town.strike("reorderCallback");
+    const other = await town.charged();
+    await town.strike();
+    await Promise.all([order, other].map(({ payUrl }) => town.simpay.pay(payUrl)));
+    await Promise.all([order, other].map((one) => town.becomes(one, /^CONFIRMED$/)));
+    await sleep(500);
+    assert.deepEqual(await transfers(order), ["pay channel:simpay → escrow:# 1990"]);
+    const kept = await town.shop.rows(order.id, "select from channel_callbacks where slot = $1 and subject = $2", [order.paymentId]);
+    assert.equal(kept.length, 1);
+    // The next day it is the same news, signed anew.
+    const [row] = await town.shop.rows<{ body: string }>(order.id, "select body from channel_callbacks where slot = $1 and subject = $2", [
+      order.paymentId,
+    ]);
+    const again = await Promise.all(Array.from({ length: 100 }, () => callback(JSON.parse(row?.body ?? "{}") as object)));
+    assert.deepEqual([...new Set(again.map(({ status }) => status))], [200]);
+    // Another callback that tells the same has no effect either.
+    assert.equal((await callback(paidEvent(order.paymentId, 1_990))).status, 200);
+    await sleep(300);
+    assert.deepEqual(await transfers(order), ["pay channel:simpay → escrow:# 1990"]);
+  });
+
+  it("is not believed without its signature, or outside the window, and what makes no sense waits for a person", async () => {
+    const order = await town.charged();
+    const event = paidEvent(order.paymentId, 1_990);
+    const code = async (answer: Promise<Response>) => [(await answer).status, ((await (await answer).json()) as { code?: string }).code];
+    assert.deepEqual(await code(callback(event, Date.now(), "another secret, of 32 letters too")), [401, "BAD_SIGNATURE"]);
+    assert.deepEqual(await code(callback(event, Date.now() - 301_000)), [400, "STALE_CALLBACK"]);
+    assert.deepEqual(await code(callback(event, Date.now() + 301_000)), [400, "STALE_CALLBACK"]);
+    assert.equal((await fetch(`${town.base}/api/v1/callbacks/nopay`, { method: "POST", body: "{}" })).status, 404);
+    assert.equal(await town.status(order), "PENDING_PAYMENT");
+    assert.equal((await callback({ hello: "world" })).status, 200);
+    assert.equal((await callback(paidEvent("123456789012345678901234", 5))).status, 200);
+    // One of ours that there never was.
+    const nobody = `${BigInt(order.paymentId) + (1n << 30n)}`;
+    assert.equal((await callback(paidEvent(nobody, 1_990))).status, 200);
+    await eventually(async () => {
+      const { body } = await town.ask("GET", "/ops/attention", admin, undefined, ["admin"]);
+      const items = (body as { items: { kind: string; why: string }[] }).items;
+      assert.deepEqual(items.filter(({ kind }) => kind === "CALLBACK").length, 3, JSON.stringify(items));
+      assert.deepEqual(
+        items
+          .filter(({ kind }) => kind === "PAYMENT")
+          .map(({ why }) => why)
+          .toSorted(),
+        ["AMOUNT_DIFFERS: 1989 CNY instead of 1990 CNY", "CURRENCY_DIFFERS: 1990 USD instead of 1990 CNY"],
+      );
+    });
+  });
+});
+
+describe("refunds by channel", () => {
+  it("go back the way the payment came, once, under one number, whatever the channel does on the way", { timeout: 90_000 }, async () => {
+    const orders = await Promise.all(Array.from({ length: 4 }, () => town.paid()));
+    for (const [index, fault] of (["errorAfterDoing", "hang", "refuseRefund", "loseCallback"] as const).entries()) {
+      await town.strike(fault);
+      const order = orders[index]!;
+      assert.equal((await refund(order)).status, 202);
+      await eventually(async () => assert.ok((await town.refundsOf(order))[0]!.attempts > 0));
+      await sleep(fault === "hang" ? 4_500 : 300);
+      await town.strike();
+      await eventually(async () => {
+        await town.hurry(order.id);
+        assert.equal((await town.refundsOf(order))[0]?.state, "SUCCEEDED", fault);
+      });
+      assert.equal(await town.status(order), "REFUNDED");
+    }
+  });
+
+  it("of a failed group need nobody, although the channel was down the whole time", async () => {
+    const deal = await makeDeal(town.shop.test, { stock: 9, tiers: [{ size: 3, price: 1_500 }] });
+    const first = await town.paid({ deal, groupSize: 3 });
+    const second = await town.paid({ deal, groupId: first.groupId! });
+    await town.strike("errorAfterDoing", "refuse", "loseCallback");
+    await town.shop.rows(deal, "update groups set deadline = now() where slot = $1 and id = $2", [first.groupId]);
+    for (let step = 0; step < 2; step++) await call(town.shop.test.node.broker, closeGroups, { ...shardOf(deal), ids: [first.groupId!] });
+    await eventually(async () => assert.ok((await town.refundsOf(first))[0]!.attempts > 0));
+    await town.strike();
+    for (const order of [first, second])
+      await eventually(async () => {
+        await town.hurry(deal);
+        assert.equal(await town.status(order), "REFUNDED");
+      });
+  });
+});
+
+describe("payouts by channel", () => {
+  it("arrive, and may come back, also when nobody is told", async () => {
+    const staff = async (path: string, order: { merchantId: Id }, body?: object) => {
+      const { status, body: said } = await town.ask(body ? "POST" : "GET", path, admin, body, ["merchant"], order.merchantId);
+      assert.ok(status < 300, JSON.stringify(said));
+      return said as Record<string, unknown>;
+    };
+    const order = await town.paid({ quantity: 2 });
+    for (const { code } of (await town.ask("GET", `/orders/${order.id}/vouchers`, order.user)).body as { code: string }[])
+      await staff("/vouchers/redeem", order, { code });
+    const balance = () => staff(`/merchants/${order.merchantId}/balance`, order);
+    await eventually(async () => assert.equal((await balance())["payable"], 3_742));
+    await staff(`/merchants/${order.merchantId}/payouts`, order, { amount: 1_000 });
+    await eventually(async () => assert.equal((await balance())["paidOut"], 1_000));
+    await town.strike("returnPayout", "loseCallback", "errorAfterDoing");
+    await staff(`/merchants/${order.merchantId}/payouts`, order, { amount: 2_000 });
+    await sleep(300);
+    await town.strike();
+    await eventually(async () => {
+      await town.hurry(order.merchantId);
+      const states = await town.shop.rows<{ state: string }>(
+        order.merchantId,
+        "select state from payouts where slot = $1 and merchant_id = $2 order by id",
+        [order.merchantId],
+      );
+      assert.deepEqual(
+        states.map(({ state }) => state),
+        ["SUCCEEDED", "RETURNED"],
+      );
+    });
+    assert.deepEqual(await balance(), { escrow: 0, payable: 2_742, paidOut: 1_000, currency: "CNY" });
+  });
+});
+
+describe("everything that happened", () => {
+  it("is what simpay saw, and every invariant holds but for what waits for a person", async () => {
+    const lines = differences(await town.witness(), await town.ours());
+    assert.deepEqual(
+      lines.filter((line) => !madeUp.some((id) => line.includes(id))),
+      [],
+    );
+    await eventually(async () => {
+      const { body } = await town.ask("GET", "/ops/verify", admin, undefined, ["admin"]);
+      const wrong = (body as { checks: { name: string; ok: boolean; detail: string }[] }).checks.filter(({ ok }) => !ok);
+      assert.deepEqual(
+        wrong.map(({ name }) => name).filter((name) => !["events.order-index", "channels.callbacks"].includes(name)),
+        [],
+        JSON.stringify(wrong),
+      );
+    }, 30_000);
+  });
+});
