@@ -10,7 +10,10 @@ import { shopperHeaders } from "./shoppers.ts";
 
 export interface Run {
   readonly id: string;
-  readonly port: number;
+  /** Connections go to them in turn. */
+  readonly ports: readonly number[];
+  /** Set: TLS, to servers this authority vouches for (PEM). */
+  readonly ca?: string;
   readonly connections: number;
   readonly plan: Plan;
   /** Before counting starts; its orders are remembered all the same. */
@@ -113,7 +116,8 @@ class LoadRun {
   #connect(at: number): void {
     let step: Step | undefined;
     let sentMs = 0;
-    const socket: LoadSocket = new LoadSocket(this.#run.port, {
+    const { ports, ca } = this.#run;
+    const socket: LoadSocket = new LoadSocket(ports[at % ports.length] ?? 0, ca, {
       answered: (status, body) => {
         this.#busy--;
         this.#record(status, body, performance.now() - sentMs);
