@@ -42,6 +42,7 @@ async function main(): Promise<void> {
       ORDER_TTL_SECONDS: String(settings.orderTtlSeconds),
       REVERSAL_MINUTES: String(settings.reversalMinutes),
       SETTLEMENT_DELAY_MINUTES: String(settings.settlementDelayMinutes),
+      BUS_BATCHING: settings.busBatching,
     },
     log: (line) => void process.stderr.write(`${line}\n`),
   });
