@@ -1,22 +1,27 @@
-/** `npm run bench [-- orders] [options]`: measures, prints a table, writes `bench/results/latest.{md,json}`; exit 1 when something is not right. */
+/** `npm run bench [-- orders|cluster] [options]`: measures, prints a table, writes `bench/results/latest.{md,json}`; exit 1 when something is not right. */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { benchCluster } from "./cluster.ts";
 import { benchOrders } from "./orders.ts";
-import { markdown, write } from "./report.ts";
+import { markdown, write, type Result } from "./report.ts";
 import { stopServers } from "./server-process.ts";
 
-const USAGE = `usage: npm run bench [-- orders] [--rounds n] [--seconds n] [--warm n] [--soak minutes] [--keep]
-  --rounds   how often drain, variants and limit are measured in turns (3)
+const USAGE = `usage: npm run bench [-- orders|cluster] [--rounds n] [--seconds n] [--warm n] [--soak minutes] [--keep]
+  --rounds   how often drain, variants and limit (of the cluster: batching on and off) are measured in turns (3)
   --seconds  length of each measured window (5), --warm of the warm-up before it (3)
-  --soak     minutes of load at the end, for flat memory (0: none)
+  --soak     minutes of load at the end of orders, for flat memory (0: none)
   --keep     keep the data directory`;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 class UsageError extends Error {}
 
-function options(): { rounds: number; seconds: number; warm: number; soak: number; keep: boolean } {
+const BENCHES = ["orders", "cluster"] as const;
+type BenchName = (typeof BENCHES)[number];
+const isBench = (name: string): name is BenchName => BENCHES.some((one) => one === name);
+
+function parsed(): { names: readonly BenchName[]; rounds: number; seconds: number; warm: number; soak: number; keep: boolean } {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
@@ -32,8 +37,10 @@ function options(): { rounds: number; seconds: number; warm: number; soak: numbe
     if (!(value >= from)) throw new UsageError(`--${name} is a number from ${from}`);
     return value;
   };
-  for (const name of positionals) if (name !== "orders") throw new UsageError(`there is no benchmark ${name}`);
+  const unknown = positionals.find((name) => !isBench(name));
+  if (unknown !== undefined) throw new UsageError(`there is no benchmark ${unknown}`);
   return {
+    names: positionals.length === 0 ? BENCHES : positionals.filter(isBench),
     rounds: number("rounds", 1),
     seconds: number("seconds", 1),
     warm: number("warm", 0),
@@ -41,6 +48,15 @@ function options(): { rounds: number; seconds: number; warm: number; soak: numbe
     keep: values.keep,
   };
 }
+
+/** One report of all that was measured. */
+const together = (results: readonly Result[]): Result => ({
+  ...(Object.assign({}, ...results) as Result),
+  versions: Object.assign({}, ...results.map(({ versions }) => versions)) as Result["versions"],
+  settings: Object.assign({}, ...results.map(({ settings }) => settings)) as Result["settings"],
+  figures: results.flatMap(({ figures }) => figures),
+  faults: results.flatMap(({ faults }) => faults),
+});
 
 const interrupt = new AbortController();
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -51,11 +67,18 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 }
 
 async function main(): Promise<number> {
-  const { rounds, seconds, warm, soak, keep } = options();
+  const { names, rounds, seconds, warm, soak, keep } = parsed();
   const startedMs = performance.now();
   const say = (line: string): void =>
     void process.stderr.write(`${((performance.now() - startedMs) / 1_000).toFixed(0).padStart(4)} s  ${line}\n`);
-  const result = await benchOrders(root, { rounds, seconds, warmSeconds: warm, soakMinutes: soak, keep, signal: interrupt.signal, say });
+  const options = { rounds, seconds, warmSeconds: warm, soakMinutes: soak, keep, signal: interrupt.signal, say };
+  const run: Readonly<Record<BenchName, () => Promise<Result>>> = {
+    orders: () => benchOrders(root, options),
+    cluster: () => benchCluster(root, options),
+  };
+  const results: Result[] = [];
+  for (const name of names) results.push(await run[name]());
+  const result = together(results);
   const directory = join(root, "bench", "results");
   write(directory, result);
   process.stdout.write(`\n${markdown(result)}\nWritten to ${join(directory, "latest.md")} and latest.json.\n`);
