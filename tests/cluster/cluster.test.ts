@@ -17,10 +17,9 @@ import { makeTokens } from "../../mixins/tokens.ts";
 import { makeNode } from "../../moleculer.config.ts";
 import { birthOf } from "../../scripts/process-lock.mjs";
 import { placeOrder } from "../../services/order/order.contract.ts";
-import { ClusterServer } from "../support/cluster.ts";
+import { ClusterServer, everyOrderIsThere, everythingHolds, expect, openBar } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
 import { caller } from "../support/node.ts";
-import type { Reply } from "../support/server.ts";
 import { Shopping, type Shopper } from "../support/shoppers.ts";
 import { until } from "../support/until.ts";
 
@@ -56,12 +55,6 @@ describe("a cluster", () => {
     rmSync(dataDir, { recursive: true, force: true });
   });
 
-  const expect = async <B>(status: number, reply: Promise<Reply>): Promise<B> => {
-    const { status: got, body } = await reply;
-    assert.equal(got, status, JSON.stringify(body));
-    return body as B;
-  };
-
   async function shopper(n: number): Promise<Shopper> {
     const token = await tokens.sign(caller(userId(n + 100)), 3_600);
     await expect(201, cluster.insist("POST", "/wallet/topups", { token, body: { amount: 50_000_000, channel: "test" } }));
@@ -84,32 +77,6 @@ describe("a cluster", () => {
     return items.find((shard) => shard.city === "sh" && shard.slot === slot)?.owner ?? "";
   }
 
-  async function everyOrderIsThere(shopping: Shopping): Promise<void> {
-    const left = [...shopping.acknowledged];
-    const look = async (): Promise<void> => {
-      for (let next = left.pop(); next; next = left.pop()) {
-        const [id, { token, paid }] = next;
-        const { status } = await expect<{ status: string }>(200, cluster.insist("GET", `/orders/${id}`, { token }));
-        if (paid) assert.match(status, /^(PAID|CONFIRMED)$/, `order ${id} was paid`);
-      }
-    };
-    await Promise.all(Array.from({ length: SHOPPERS }, look));
-  }
-
-  async function everythingHolds(shopping: Shopping): Promise<void> {
-    await everyOrderIsThere(shopping);
-    let failing: unknown;
-    // What was being paid when its node went is given up after 20 s.
-    await until(async () => {
-      const { ok, checks } = await expect<{ ok: boolean; checks: { ok: boolean }[] }>(
-        200,
-        cluster.insist("GET", "/ops/verify", { token: admin }),
-      );
-      failing = checks.filter((check) => !check.ok);
-      return ok;
-    }, 60_000).catch((error: unknown) => assert.fail(`${String(error)}: ${JSON.stringify(failing)}`));
-  }
-
   /** Shops at one deal, does something to a process, and measures how long nobody could buy. */
   async function under(fault: (worker: string) => Promise<void>, deal: Id): Promise<number> {
     const shopping = new Shopping(cluster, shoppers, [deal]);
@@ -120,7 +87,7 @@ describe("a cluster", () => {
     const recoveredMs = shopping.firstAfterMark ?? Number.POSITIVE_INFINITY;
     await sleep(1_000);
     await shopping.end();
-    await everyOrderIsThere(shopping);
+    await everyOrderIsThere(cluster, shopping);
     return recoveredMs;
   }
 
@@ -202,7 +169,7 @@ describe("a cluster", () => {
     assert.ok(ms < RECOVERED_MS_MAX, `first success after ${ms} ms`);
   });
 
-  it("has kept every invariant through all that", () => everythingHolds(new Shopping(cluster, [], deals)));
+  it("has kept every invariant through all that", () => everythingHolds(cluster, admin, new Shopping(cluster, [], deals)));
 
   it("stays right when two workers drain one shard at once", async () => {
     const stock = 400;
@@ -243,7 +210,7 @@ describe("a cluster", () => {
     } finally {
       await node.stop();
     }
-    await everythingHolds(new Shopping(cluster, [], deals));
+    await everythingHolds(cluster, admin, new Shopping(cluster, [], deals));
   });
 
   it("is restarted node by node, and nobody hears more than `try again`", async (t) => {
@@ -256,7 +223,7 @@ describe("a cluster", () => {
     t.diagnostic(`${shopping.requests} requests in ${Math.round(performance.now() - startedMs)} ms, ${later} of them 503`);
     assert.deepEqual(shopping.failures, []);
     assert.ok(later <= shopping.requests * 0.005, `${later} of ${shopping.requests} were told to try again`);
-    await everythingHolds(shopping);
+    await everythingHolds(cluster, admin, shopping);
   });
 
   it("comes back with everything after kill -9 of the supervisor and every node, and stops cleanly", async () => {
@@ -272,7 +239,7 @@ describe("a cluster", () => {
     // nats, redis and nginx are left running: the next start has to find and end them.
     await cluster.start();
     await ended;
-    await everythingHolds(shopping);
+    await everythingHolds(cluster, admin, shopping);
     const now = await cluster.processes();
     assert.equal(await cluster.stop(), 0);
     assert.deepEqual(
@@ -282,31 +249,3 @@ describe("a cluster", () => {
     );
   });
 });
-
-/** A merchant in Shanghai with one deal on sale, made as their owner would. */
-async function openBar(server: ClusterServer, admin: string, count: number, stock = 1_000_000): Promise<{ boss: string; deals: Id[] }> {
-  const username = `boss-${randomUUID().slice(0, 8)}`;
-  const password = "cluster-test-boss";
-  const expect = async (status: number, reply: Promise<Reply>): Promise<{ id: Id; accessToken: string }> => {
-    const { status: got, body } = await reply;
-    assert.equal(got, status, JSON.stringify(body));
-    return body as { id: Id; accessToken: string };
-  };
-  await expect(201, server.insist("POST", "/auth/register", { body: { username, password } }));
-  const form = { name: `cluster bar ${username}`, city: "sh", commissionBps: 600, ownerUsername: username };
-  await expect(201, server.insist("POST", "/merchants", { token: admin, body: form }));
-  const { accessToken: token } = await expect(200, server.insist("POST", "/auth/login", { body: { username, password } }));
-  const deals: Id[] = [];
-  for (let n = 0; n < count; n++) {
-    const { id } = await expect(
-      201,
-      server.insist("POST", "/deals", {
-        token,
-        body: { title: `two pints ${n}`, price: 1_990, tiers: [{ size: 2, price: 1_490 }], stock },
-      }),
-    );
-    await expect(200, server.insist("POST", `/deals/${id}/publish`, { token }));
-    deals.push(id);
-  }
-  return { boss: token, deals };
-}

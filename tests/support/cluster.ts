@@ -4,8 +4,12 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
+import { randomUUID } from "node:crypto";
+import type { Id } from "../../domain/ids.ts";
 import { sendCommand } from "../../scripts/cluster/control.ts";
-import { Server } from "./server.ts";
+import { Server, type Reply } from "./server.ts";
+import type { Shopping } from "./shoppers.ts";
+import { until } from "./until.ts";
 
 export class ClusterServer extends Server {
   protected override readonly script = "scripts/cluster.ts";
@@ -52,4 +56,71 @@ export class ClusterServer extends Server {
     assert.ok(pid > 1, `${name} has a process`);
     return pid;
   }
+}
+
+/** The body of an answer that has this status. */
+export async function expect<B>(status: number, reply: Promise<Reply>): Promise<B> {
+  const { status: got, body } = await reply;
+  assert.equal(got, status, JSON.stringify(body));
+  return body as B;
+}
+
+/** Every order somebody was told of is there, and paid if they were told so. */
+export async function everyOrderIsThere(server: ClusterServer, { acknowledged }: Shopping): Promise<void> {
+  const left = [...acknowledged];
+  const look = async (): Promise<void> => {
+    for (let next = left.pop(); next; next = left.pop()) {
+      const [id, { token, paid }] = next;
+      const { status } = await expect<{ status: string }>(200, server.insist("GET", `/orders/${id}`, { token }));
+      if (paid) assert.match(status, /^(PAID|CONFIRMED)$/, `order ${id} was paid`);
+    }
+  };
+  await Promise.all(Array.from({ length: LOOKS_AT_ONCE }, look));
+}
+
+export async function everythingHolds(server: ClusterServer, admin: string, shopping: Shopping): Promise<void> {
+  await everyOrderIsThere(server, shopping);
+  let failing: unknown;
+  // What was being paid when its node went is given up after 20 s.
+  await until(async () => {
+    const { ok, checks } = await expect<{ ok: boolean; checks: { ok: boolean }[] }>(
+      200,
+      server.insist("GET", "/ops/verify", { token: admin }),
+    );
+    failing = checks.filter((check) => !check.ok);
+    return ok;
+  }, 60_000).catch((error: unknown) => assert.fail(`${String(error)}: ${JSON.stringify(failing)}`));
+}
+const LOOKS_AT_ONCE = 16;
+
+/** A merchant with deals on sale, made as their owner would. */
+export async function openBar(
+  server: ClusterServer,
+  admin: string,
+  count: number,
+  stock = 1_000_000,
+  city = "sh",
+): Promise<{ boss: string; deals: Id[] }> {
+  const username = `boss-${randomUUID().slice(0, 8)}`;
+  const password = "cluster-test-boss";
+  await expect(201, server.insist("POST", "/auth/register", { body: { username, password } }));
+  const form = { name: `cluster bar ${username}`, city, commissionBps: 600, ownerUsername: username };
+  await expect(201, server.insist("POST", "/merchants", { token: admin, body: form }));
+  const { accessToken: token } = await expect<{ accessToken: string }>(
+    200,
+    server.insist("POST", "/auth/login", { body: { username, password } }),
+  );
+  const deals: Id[] = [];
+  for (let n = 0; n < count; n++) {
+    const { id } = await expect<{ id: Id }>(
+      201,
+      server.insist("POST", "/deals", {
+        token,
+        body: { title: `two pints ${n}`, price: 1_990, tiers: [{ size: 2, price: 1_490 }], stock },
+      }),
+    );
+    await expect(200, server.insist("POST", `/deals/${id}/publish`, { token }));
+    deals.push(id);
+  }
+  return { boss: token, deals };
 }
