@@ -20,12 +20,13 @@ import { SilentProxy } from "../support/silent-proxy.ts";
 import { until } from "../support/until.ts";
 
 const SECRET = "a secret for cluster tests, long enough";
-const SHOPPERS = 12;
+const SHOPPERS = 6;
 const SCARCE = 60;
 /** Longer than a node is waited for (3 s). */
 const STOPPED_MS = 4_000;
 /** From the end of a fault to the first sale: a client of NATS or of PostgreSQL tries again within a second or two, on a loaded machine later. */
 const SELLS_AGAIN_MS = 30_000;
+const STARTS_MS = 120_000;
 const tokens = makeTokens(SECRET);
 
 describe("a cluster whose servers fail under load", () => {
@@ -105,8 +106,8 @@ describe("a cluster whose servers fail under load", () => {
       });
     const [worker, gateway] = [node("worker"), node("gateway")];
     try {
-      await worker.start();
-      await gateway.start();
+      // Beside a load that leaves them little of the machine.
+      await Promise.all([worker.start(STARTS_MS), gateway.start(STARTS_MS)]);
       const [{ token }] = shoppers as [Shopper];
       const orders = (): Promise<{ status: number }> => gateway.ask("GET", "/orders", { token });
       assert.equal((await orders()).status, 200);
