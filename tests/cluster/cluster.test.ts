@@ -10,14 +10,12 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect } from "node:tls";
-import { loadKeyspaces } from "../../db/keyspaces.ts";
 import { shardOf, type Id } from "../../domain/ids.ts";
 import { call } from "../../mixins/contract.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
-import { makeNode } from "../../moleculer.config.ts";
 import { birthOf } from "../../scripts/process-lock.mjs";
 import { placeOrder } from "../../services/order/order.contract.ts";
-import { ClusterServer, everyOrderIsThere, everythingHolds, expect, openBar } from "../support/cluster.ts";
+import { ClusterServer, everyOrderIsThere, everythingHolds, expect, joined, openBar } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
 import { caller } from "../support/node.ts";
 import { Shopping, type Shopper } from "../support/shoppers.ts";
@@ -176,16 +174,7 @@ describe("a cluster", () => {
     const { deals: own } = await openBar(cluster, admin, 1, stock);
     const [deal] = own;
     assert.ok(deal, "the bar has a deal");
-    const nats = (await cluster.processes()).get("nats");
-    const node = await makeNode({
-      nodeID: "test",
-      keyspaces: loadKeyspaces(join(dataDir, "keyspaces.yaml")),
-      urlOf: (database) => database,
-      services: [],
-      nats: { servers: [`127.0.0.1:${nats?.port}`], user: "tuanbar", pass: readFileSync(join(dataDir, "secrets", "nats"), "utf8").trim() },
-      trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
-      logLevel: "fatal",
-    });
+    const node = await joined(cluster);
     try {
       // Each of 2 x 300 buyers asks for one; every second one is sent to the wrong worker.
       const outcomes = await Promise.all(

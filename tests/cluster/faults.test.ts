@@ -3,6 +3,7 @@
  * people buy again by themselves and every order they were told of is there; at the end nothing is oversold and every invariant holds.
  */
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,8 +11,10 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { childrenOf } from "../../bench/processes.ts";
 import type { Id } from "../../domain/ids.ts";
+import { call } from "../../mixins/contract.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
-import { ClusterServer, everyOrderIsThere, everythingHolds, expect, openBar } from "../support/cluster.ts";
+import { placeOrder } from "../../services/order/order.contract.ts";
+import { ClusterServer, everyOrderIsThere, everythingHolds, expect, joined, openBar } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
 import { caller } from "../support/node.ts";
 import { Server } from "../support/server.ts";
@@ -26,6 +29,7 @@ const SCARCE = 60;
 const STOPPED_MS = 4_000;
 /** From the end of a fault to the first sale: a client of NATS or of PostgreSQL tries again within a second or two, on a loaded machine later. */
 const SELLS_AGAIN_MS = 30_000;
+const DRAINED_BY_ALL_MS = 15_000;
 const STARTS_MS = 120_000;
 const tokens = makeTokens(SECRET);
 
@@ -35,6 +39,7 @@ describe("a cluster whose servers fail under load", () => {
   const cluster = new ClusterServer({ ...environment, DATA_DIR: dataDir, RATE_LIMITS: "off" });
   let admin: string;
   let scarce: Id;
+  let sold: Id[];
   let shoppers: Shopper[];
   let shopping: Shopping;
 
@@ -46,7 +51,8 @@ describe("a cluster whose servers fail under load", () => {
     const { deals } = await openBar(cluster, admin, 1, SCARCE);
     scarce = deals[0] as Id;
     shoppers = await Promise.all(Array.from({ length: SHOPPERS }, (_, n) => shopper(n)));
-    shopping = new Shopping(cluster, shoppers, [...bars.flatMap((bar) => bar.deals), scarce]);
+    sold = [...bars.flatMap((bar) => bar.deals), scarce];
+    shopping = new Shopping(cluster, shoppers, sold);
     await until(async () => shopping.acknowledged.size > 20);
   });
   after(async () => {
@@ -88,6 +94,38 @@ describe("a cluster whose servers fail under load", () => {
       t.diagnostic(`sells again ${killed} ms after the kill, ${frozen} ms after the end of the standstill`);
     });
   }
+
+  it("is not wrong while every shard is drained by all workers at once", async (t) => {
+    const node = await joined(cluster);
+    const outcomes = new Map<string, number>();
+    const end = performance.now() + DRAINED_BY_ALL_MS;
+    try {
+      const buyer = async (n: number): Promise<void> => {
+        for (let round = 0; performance.now() < end; round++) {
+          const meta = { caller: caller(userId(1_000 + n)), requestId: "test", idempotencyKey: randomUUID(), bodyHash: Buffer.alloc(32) };
+          const order = { dealId: sold[(n + round) % sold.length] as Id, quantity: 1 };
+          // To each of them in turn, whoever owns the shard.
+          const outcome = await call(node.broker, placeOrder, order, { meta, nodeID: `worker-${1 + (round % 3)}` }).then(
+            () => "sold",
+            (error: Error & { type?: string }) => error.type ?? error.message,
+          );
+          outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+        }
+      };
+      await Promise.all(Array.from({ length: 32 }, (_, n) => buyer(n)));
+    } finally {
+      await node.stop();
+    }
+    t.diagnostic(JSON.stringify([...outcomes]));
+    assert.ok((outcomes.get("sold") ?? 0) > 0);
+    // Refusals are answers; anything else would be a fault of two who drain one shard.
+    const answers = ["sold", "SOLD_OUT", "TOO_MANY_UNPAID", "OVERLOADED"];
+    assert.deepEqual(
+      [...outcomes.keys()].filter((outcome) => !answers.includes(outcome)),
+      [],
+    );
+    await sellsAgain();
+  });
 
   it("goes on while a gateway and a worker are cut off from the bus, and has them back when it is mended", async (t) => {
     const processes = await cluster.processes();

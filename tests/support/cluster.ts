@@ -5,7 +5,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { randomUUID } from "node:crypto";
+import { loadKeyspaces } from "../../db/keyspaces.ts";
 import type { Id } from "../../domain/ids.ts";
+import { makeNode, type Node } from "../../moleculer.config.ts";
 import { sendCommand } from "../../scripts/cluster/control.ts";
 import { Server, type Reply } from "./server.ts";
 import type { Shopping } from "./shoppers.ts";
@@ -123,4 +125,19 @@ export async function openBar(
     deals.push(id);
   }
   return { boss: token, deals };
+}
+
+/** A node of the test's own on the cluster's bus, without services: it can send any call to any node. */
+export async function joined(server: ClusterServer): Promise<Node> {
+  const nats = (await server.processes()).get("nats");
+  const pass = readFileSync(join(server.dataDir, "secrets", "nats"), "utf8").trim();
+  return makeNode({
+    nodeID: "test",
+    keyspaces: loadKeyspaces(join(server.dataDir, "keyspaces.yaml")),
+    urlOf: (database) => database,
+    services: [],
+    nats: { servers: [`127.0.0.1:${nats?.port}`], user: "tuanbar", pass },
+    trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
+    logLevel: "fatal",
+  });
 }
