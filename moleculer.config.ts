@@ -3,7 +3,8 @@ import { Errors, ServiceBroker, type BrokerOptions, type Logger, type ServiceSch
 import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
 import type { Keyspaces } from "./db/keyspaces.ts";
-import { natsOptions, type NatsSettings } from "./mixins/bus.ts";
+import { bundles } from "./mixins/bundles.ts";
+import { natsOptions, oneWayMeta, type NatsSettings } from "./mixins/bus.ts";
 import type { Channels } from "./mixins/channels/index.ts";
 import { checkLiveOptions, refuseConflict, type NodeMetadata } from "./mixins/cluster.ts";
 import { Discoverer, HEARTBEAT_SECONDS } from "./mixins/discoverer.ts";
@@ -74,6 +75,8 @@ export interface NodeOptions {
   readonly logLevel: string;
   /** The bus to the other nodes; without it this process is the whole platform. */
   readonly nats?: NatsSettings;
+  /** Whether calls of one tick to one node travel as one message; off only to measure what that is worth. */
+  readonly batching?: "on" | "off";
   /** Unset: nothing is traced. */
   readonly tracing?: TracingSettings | undefined;
   /** Settings of a service, over its own. */
@@ -215,8 +218,9 @@ function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): Brok
     logger: { type: "Pino", options: { level: levels(options.logLevel) } },
     // A service waits for those it depends on; asking once a second made a start a second longer.
     dependencyInterval: 20,
-    // bigint and Date survive a hop; the default JSON never answers when an error's data holds a bigint.
-    serializer: "JSONExt",
+    // bigint, Date and Buffer survive a hop; the default JSON never answers when an error's data holds a bigint. JSONExt, which looks at every key
+    // by a function, took 67 µs of CPU to write and read an order and its answer, this takes 24.
+    serializer: "CBOR",
     errorRegenerator: new DomainErrorRegenerator(),
     validator: makeValidator(),
     // The default waits for ever.
@@ -237,6 +241,8 @@ function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): Brok
     internalMiddlewares: false,
     middlewares: [
       ...(tracing === undefined ? [] : [tracing.middleware()]),
+      oneWayMeta,
+      bundles({ sends: options.batching !== "off" }),
       { name: "Joining", serviceStarting: async ({ broker }) => refuseConflict(broker, (broker.metadata as NodeMetadata).surface) },
       ...["ActionHook", "Validator", "Bulkhead", "Timeout", "ContextTracker", "CircuitBreaker", "ErrorHandler"],
     ],

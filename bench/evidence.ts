@@ -3,19 +3,46 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
-import { loadKeyspaces } from "../db/keyspaces.ts";
+import { loadKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { shardOf, USER_CITY } from "../domain/ids.ts";
 
 const IDS_AT_ONCE = 10_000;
-const keyspaces = loadKeyspaces(fileURLToPath(new URL("../keyspaces.yaml", import.meta.url)));
+/** Where the databases of a data directory are. */
+interface Databases {
+  readonly keyspaces: Keyspaces;
+  readonly configOf: (database: string) => pg.ClientConfig;
+  /** A database of each server, for what is asked of servers. */
+  readonly servers: readonly string[];
+}
+
+/** The embedded PostgreSQL of a data directory; where it listens stands in its pid file, line 5. */
+function embedded(dataDir: string): Databases {
+  const host = readFileSync(join(dataDir, "postgres", "postmaster.pid"), "utf8").split("\n")[4] ?? "";
+  return {
+    keyspaces: loadKeyspaces(fileURLToPath(new URL("../keyspaces.yaml", import.meta.url))),
+    configOf: (database) => ({ host, user: "tuanbar", database }),
+    servers: ["postgres"],
+  };
+}
+
+/** Those of a cluster on this machine, whose routing table names them by URL. */
+function ofCluster(dataDir: string): Databases {
+  const keyspaces = loadKeyspaces(join(dataDir, "keyspaces.yaml"));
+  const urls = keyspaces.databases().map(({ name }) => name);
+  const serverOf = (url: string): string => new URL(url).searchParams.get("host") ?? new URL(url).host;
+  return {
+    keyspaces,
+    configOf: (connectionString) => ({ connectionString }),
+    servers: [...Map.groupBy(urls, serverOf).values()].flatMap(([first]) => (first === undefined ? [] : [first])),
+  };
+}
 
 export class Evidence {
   readonly #clients = new Map<string, Promise<pg.Client>>();
-  readonly #socketDir: string;
+  readonly #databases: Databases;
 
-  /** The embedded PostgreSQL of a data directory; where it listens stands in its pid file, line 5. */
-  constructor(dataDir: string) {
-    this.#socketDir = readFileSync(join(dataDir, "postgres", "postmaster.pid"), "utf8").split("\n")[4] ?? "";
+  constructor(dataDir: string, of: "npm start" | "npm run cluster" = "npm start") {
+    this.#databases = of === "npm start" ? embedded(dataDir) : ofCluster(dataDir);
   }
 
   async query<Row extends pg.QueryResultRow>(database: string, text: string, values: unknown[] = []): Promise<Row[]> {
@@ -25,7 +52,7 @@ export class Evidence {
   }
 
   async #connect(database: string): Promise<pg.Client> {
-    const client = new pg.Client({ host: this.#socketDir, user: "tuanbar", database });
+    const client = new pg.Client(this.#databases.configOf(database));
     // A server that went away fails the statement under way, which tells; without a listener Node would end the process as well.
     client.on("error", () => undefined);
     await client.connect();
@@ -34,19 +61,19 @@ export class Evidence {
 
   /** The database a deal lives in. */
   of(id: string): string {
-    const database = keyspaces.databaseOf(shardOf(id));
+    const database = this.#databases.keyspaces.databaseOf(shardOf(id));
     if (database === undefined) throw new Error(`no database serves the shard of ${id}`);
     return database;
   }
 
   /** The users' database. */
   get users(): string {
-    return keyspaces.databaseOf({ city: USER_CITY, slot: 0 }) ?? "";
+    return this.#databases.keyspaces.databaseOf({ city: USER_CITY, slot: 0 }) ?? "";
   }
 
   /** Every city database. */
   get cities(): readonly string[] {
-    return keyspaces.databases().flatMap(({ name, keyspace }) => (keyspace.kind === "city" ? [name] : []));
+    return this.#databases.keyspaces.databases().flatMap(({ name, keyspace }) => (keyspace.kind === "city" ? [name] : []));
   }
 
   /** How many of these orders are there. */
@@ -97,8 +124,9 @@ export class Evidence {
 
   /** Server settings, as the running server has them. */
   async settings(names: readonly string[]): Promise<Record<string, string>> {
+    const [server = ""] = this.#databases.servers;
     const rows = await this.query<{ name: string; setting: string; unit: string | null }>(
-      "postgres",
+      server,
       "select name, setting, unit from pg_settings where name = any($1) order by name",
       [names],
     );
@@ -107,20 +135,25 @@ export class Evidence {
 
   /** Bytes of log that event consumers have not taken yet, over all databases. */
   async eventLagBytes(): Promise<number> {
-    const [row] = await this.query<{ lag: string | null }>(
-      "postgres",
-      "select max(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn))::bigint as lag from pg_replication_slots",
+    return Math.max(
+      ...(await this.#ofServers(
+        "select max(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn))::bigint as n from pg_replication_slots",
+      )),
     );
-    return Number(row?.lag ?? 0);
   }
 
   async walBytes(): Promise<bigint> {
-    const [row] = await this.query<{ at: string }>("postgres", "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint as at");
-    return BigInt(row?.at ?? 0);
+    const bytes = await this.#ofServers("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint as n");
+    return BigInt(bytes.reduce((sum, n) => sum + n, 0));
   }
 
   async checkpoint(): Promise<void> {
-    await this.query("postgres", "checkpoint");
+    for (const server of this.#databases.servers) await this.query(server, "checkpoint");
+  }
+
+  #ofServers(text: string): Promise<number[]> {
+    const ask = async (server: string): Promise<number> => Number((await this.query<{ n: string | null }>(server, text))[0]?.n ?? 0);
+    return Promise.all(this.#databases.servers.map(ask));
   }
 
   async close(): Promise<void> {

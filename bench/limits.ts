@@ -28,7 +28,7 @@ export async function httpFloor(
     const result = await generator.run(
       {
         id: "bare",
-        port: server.port,
+        ports: [server.port],
         connections,
         warmSeconds,
         seconds,

@@ -79,7 +79,7 @@ export class Bench {
     const [batchesBefore, walBefore] = [await histogramSums(api, "tuanbar_mailbox_batch_commands"), await evidence.walBytes()];
     const run = {
       id: `${load.name}-${randomUUID().slice(0, 8)}`,
-      port: this.server.port,
+      ports: [this.server.port],
       connections: load.connections,
       plan: load.plan,
       warmSeconds: load.warmSeconds,

@@ -1,17 +1,15 @@
 /** `npm run bench`: what an order costs, and against what; `money.ts` is the money after it. Sections and method: docs/benchmarks.md. */
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { openDeal, openShop, type Shop } from "./api.ts";
 import { httpFloor, sqlFloor, type HttpFloor } from "./limits.ts";
-import { Generator } from "./load/client.ts";
+import type { Generator } from "./load/client.ts";
 import type { Plan } from "./load/plans.ts";
 import { fsyncMicroseconds, machineOf, nodeVersion, packageVersions } from "./machine.ts";
 import { Bench, type Measured } from "./measure.ts";
 import { benchMoney } from "./money.ts";
 import { allSeconds, measurable } from "./processes.ts";
 import { figuresOf, median, type Figure, type Result } from "./report.ts";
-import { newPlace, type Place } from "./server-process.ts";
+import { inDataDir, type Place } from "./server-process.ts";
 import { BUCKETS, type Variant } from "./variants/index.ts";
 
 export interface OrdersOptions {
@@ -73,19 +71,13 @@ interface Over {
 }
 
 export async function benchOrders(root: string, options: OrdersOptions): Promise<Result> {
-  // In the clone, not in the temporary directory, which may be in memory, where a commit costs nothing.
-  const dataDir = mkdtempSync(join(root, ".data-bench-"));
-  chmodSync(dataDir, 0o711);
-  const generator = new Generator();
-  const faults: string[] = [];
-  let finished = false;
-  try {
-    const run = new OrdersBench(newPlace(dataDir), generator, faults, options);
+  return inDataDir(root, options, async (place, generator) => {
+    const faults: string[] = [];
+    const run = new OrdersBench(place, generator, faults, options);
     await run.all();
-    finished = true;
     return {
       at: new Date().toISOString(),
-      machine: machineOf(dataDir),
+      machine: machineOf(place.dataDir),
       versions: { node: nodeVersion, ...packageVersions(root), postgres: run.settings["server_version"] ?? "" },
       settings: {
         ...run.settings,
@@ -99,11 +91,7 @@ export async function benchOrders(root: string, options: OrdersOptions): Promise
       figures: run.figures,
       faults,
     };
-  } finally {
-    generator.stop();
-    if (options.signal.aborted || (finished && !options.keep && faults.length === 0)) rmSync(dataDir, { recursive: true, force: true });
-    else options.say(`the data directory is kept: ${dataDir}`);
-  }
+  });
 }
 
 class OrdersBench {

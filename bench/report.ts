@@ -45,6 +45,13 @@ const TARGETS: readonly Target[] = [
   { figure: "recon", holds: "at most", value: 60 },
   { figure: "recon.rss.server", holds: "at most", value: 500 },
   { figure: "verify", holds: "at most", value: 60 },
+  { figure: "cluster.orders", holds: "at least", value: 5_000 },
+  { figure: "cluster.orders.p99", holds: "at most", value: 100 },
+  { figure: "ratio.batching", holds: "at least", value: 1.5 },
+  { figure: "cluster.refused", holds: "at least", value: 15_000 },
+  { figure: "cluster.kill", holds: "at most", value: 6 },
+  { figure: "cluster.restart.failed", holds: "at most", value: 0 },
+  { figure: "cluster.restart.later", holds: "at most", value: 0.5 },
   { figure: "soak.growth", holds: "at most", value: 10 },
 ];
 
@@ -181,6 +188,9 @@ const SECTIONS: readonly (readonly [string, string])[] = [
   ["orders.refused", "(e) refusals of a sold-out deal"],
   ["lives", "(f) ordered, paid, formed, vouchers"],
   ["lives.spread", "the same on 12 deals in 3 cities"],
+  ["cluster.orders", "cluster: one hot deal, 256 connections"],
+  ["cluster.orders.single", "cluster: the same, each call a message"],
+  ["cluster.refused", "cluster: refusals of a sold-out deal"],
   ["orders.zipf", "(g) Zipf 1.1 over 1,000 deals in 3 cities"],
   ["callbacks", "callbacks of a channel, kept and answered"],
 ];
@@ -255,18 +265,20 @@ export function markdown(result: Result): string {
         "RSS server",
         "PSS PostgreSQL",
       ],
-      ...sections.map(([name, title]) => [
-        title,
-        ...[
-          ".cpu.server",
-          ".cpu.postgres",
-          ".cpu.postgres.backends",
-          ".cpu.postgres.walsenders",
-          ".cpu.postgres.walwriter",
-          ".cpu.postgres.checkpointer",
-        ].map((suffix) => value(name + suffix)),
-        ...[".cpu.generator", ".rss.server", ".rss.postgres"].map((suffix) => value(name + suffix)),
-      ]),
+      ...sections
+        .filter(([name]) => value(`${name}.cpu.server`) !== "")
+        .map(([name, title]) => [
+          title,
+          ...[
+            ".cpu.server",
+            ".cpu.postgres",
+            ".cpu.postgres.backends",
+            ".cpu.postgres.walsenders",
+            ".cpu.postgres.walwriter",
+            ".cpu.postgres.checkpointer",
+          ].map((suffix) => value(name + suffix)),
+          ...[".cpu.generator", ".rss.server", ".rss.postgres"].map((suffix) => value(name + suffix)),
+        ]),
     ]),
     "",
     "## Other figures",

@@ -1,12 +1,14 @@
 /** A server under test: started on a data directory of the bench's own, asked until it is ready, and stopped. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { openSync } from "node:fs";
+import { chmodSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { Generator } from "./load/client.ts";
 import { postmasterOf, type Watched } from "./processes.ts";
+import type { Result } from "./report.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
@@ -21,6 +23,28 @@ export const newPlace = (dataDir: string): Place => ({
   jwtSecret: randomBytes(32).toString("base64url"),
   adminPassword: randomBytes(12).toString("base64url"),
 });
+
+/** A bench in a data directory and with a generator of its own; both are cleared away unless something was wrong or is to be kept. */
+export async function inDataDir(
+  root: string,
+  options: { readonly keep: boolean; readonly signal: AbortSignal; readonly say: (line: string) => void },
+  work: (place: Place, generator: Generator) => Promise<Result>,
+): Promise<Result> {
+  // In the clone, not in the temporary directory, which may be in memory, where a commit costs nothing.
+  const dataDir = mkdtempSync(join(root, ".data-bench-"));
+  chmodSync(dataDir, 0o711);
+  const generator = new Generator();
+  let isSound = false;
+  try {
+    const result = await work(newPlace(dataDir), generator);
+    isSound = result.faults.length === 0;
+    return result;
+  } finally {
+    generator.stop();
+    if (options.signal.aborted || (isSound && !options.keep)) rmSync(dataDir, { recursive: true, force: true });
+    else options.say(`the data directory is kept: ${dataDir}`);
+  }
+}
 
 const READY_MS_MAX = 120_000;
 const POLL_MS = 5;
@@ -44,8 +68,13 @@ export class ServerProcess {
     this.port = port;
   }
 
-  /** `script` and its arguments, below the repository; resolves when `/readyz` says 200. */
-  static async start(script: readonly string[], place: Place, environment: Readonly<Record<string, string>> = {}): Promise<ServerProcess> {
+  /** `script` and its arguments, below the repository; resolves when `isReady` says so, which asks `/readyz` unless told otherwise. */
+  static async start(
+    script: readonly string[],
+    place: Place,
+    environment: Readonly<Record<string, string>> = {},
+    isReady: (port: number) => Promise<boolean> = answersReady,
+  ): Promise<ServerProcess> {
     if (closed) throw new Error("no server is started any more");
     const port = await freePort();
     const log = openSync(join(place.dataDir, "server.log"), "a");
@@ -75,7 +104,7 @@ export class ServerProcess {
     const server = new ServerProcess(child, port);
     running.add(server);
     child.once("exit", () => running.delete(server));
-    await Promise.race([ready(port, startedMs), ended.promise]);
+    await Promise.race([ready(() => isReady(port), startedMs), ended.promise]);
     server.readySeconds = (performance.now() - startedMs) / 1_000;
     return server;
   }
@@ -102,20 +131,21 @@ export class ServerProcess {
   }
 }
 
-async function ready(port: number, startedMs: number): Promise<void> {
-  for (;;) {
-    const status = await fetch(`http://127.0.0.1:${port}/readyz`).then(
-      async (answer) => {
-        await answer.arrayBuffer();
-        return answer.status;
-      },
-      () => 0, // nobody listens yet
-    );
-    if (status === 200) return;
+async function ready(isReady: () => Promise<boolean>, startedMs: number): Promise<void> {
+  while (!(await isReady())) {
     if (performance.now() - startedMs > READY_MS_MAX) throw new Error("the server is not ready after two minutes");
     await sleep(POLL_MS);
   }
 }
+
+const answersReady = (port: number): Promise<boolean> =>
+  fetch(`http://127.0.0.1:${port}/readyz`).then(
+    async (answer) => {
+      await answer.arrayBuffer();
+      return answer.status === 200;
+    },
+    () => false, // nobody listens yet
+  );
 
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {

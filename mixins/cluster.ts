@@ -30,7 +30,7 @@ export function checkLiveOptions(
 ): void {
   const { options } = broker;
   invariant(options.namespace === wanted.namespace, "the node is in its own namespace");
-  invariant(options.serializer === "JSONExt", "bigint survives the wire");
+  invariant(options.serializer === "CBOR", "bigint survives the wire");
   invariant((options.requestTimeout ?? 0) > 0, "no call waits for ever");
   invariant(options.registry?.preferLocal === false, "calls go to their shard's node");
   invariant(options.tracking?.enabled === true, "calls under way are waited for");

@@ -44,6 +44,7 @@ async function main(): Promise<void> {
       REVERSAL_MINUTES: String(settings.reversalMinutes),
       SETTLEMENT_DELAY_MINUTES: String(settings.settlementDelayMinutes),
       ...channelEnvironment(process.env, settings.publicUrl),
+      BUS_BATCHING: settings.busBatching,
     },
     ...(settings.channels.simpay === undefined ? { simpayPort: settings.simpayPort } : {}),
     log: (line) => void process.stderr.write(`${line}\n`),

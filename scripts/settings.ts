@@ -36,6 +36,8 @@ export interface Settings {
   readonly trustedProxies: readonly string[];
   /** Set: this process is one node of a cluster. */
   readonly cluster?: ClusterSettings;
+  /** Calls of one tick to one node as one message; off to measure what that is worth (docs/benchmarks.md). */
+  readonly busBatching: "on" | "off";
   /** Unset: stock gate and limits in this process. */
   readonly redisUrl?: string;
   /** Unset: PostgreSQL searches by itself. */
@@ -84,6 +86,7 @@ export const VARIABLES: readonly string[] = [
     "NATS_URL",
     "NATS_CREDS",
     "NATS_CA",
+    "BUS_BATCHING",
     "REDIS_URL",
     "CLICKHOUSE_URL",
   ],
@@ -121,6 +124,9 @@ export function readSettings(environment: Environment = process.env, { local = f
     throw new StartError("environment: NATS_URL is set and KEYSPACES is not: the nodes of a cluster share database servers");
   if (cluster !== undefined && jwtSecret === undefined)
     throw new StartError("environment: NATS_URL is set and JWT_SECRET is not: the nodes of a cluster share one secret");
+  const busBatching = oneOf(environment, "BUS_BATCHING", ["on", "off"], "on");
+  if (environment["BUS_BATCHING"] && cluster === undefined && !local)
+    throw new StartError("environment: BUS_BATCHING is set and NATS_URL is not: without it one process is everything");
   const redisUrl = redis(environment, "REDIS_URL");
   const publicUrl = httpUrl(environment, "PUBLIC_URL");
   const channels = readChannelSettings(environment);
@@ -148,6 +154,7 @@ export function readSettings(environment: Environment = process.env, { local = f
     ...(publicUrl === undefined ? {} : { publicUrl }),
     trustedProxies: networks(environment, "TRUSTED_PROXIES"),
     ...(cluster === undefined ? {} : { cluster }),
+    busBatching,
     ...(redisUrl === undefined ? {} : { redisUrl }),
     ...(elasticsearchUrl === undefined ? {} : { elasticsearchUrl }),
     ...(tracing === undefined ? {} : { tracing }),

@@ -144,6 +144,7 @@ const common = (settings: Settings) => ({
   logLevel: settings.logLevel,
   regionsFile: join(root, "regions", "manifest.yaml"),
   ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
+  batching: settings.busBatching,
   tracing: settings.tracing,
 });
 

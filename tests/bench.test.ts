@@ -30,7 +30,7 @@ describe("the load socket", () => {
     const port = await listening(server);
     const seen: [number, string][] = [];
     await new Promise<void>((resolve, reject) => {
-      const socket: LoadSocket = new LoadSocket(port, {
+      const socket: LoadSocket = new LoadSocket(port, undefined, {
         answered: (status, body) => {
           seen.push([status, Buffer.from(body, "latin1").toString("utf8")]);
           if (seen.length < bodies.length) socket.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
@@ -55,7 +55,7 @@ describe("the load socket", () => {
     const server = createServer((req) => req.socket.destroy());
     const port = await listening(server);
     const reason = await new Promise<string>((resolve, reject) => {
-      const socket = new LoadSocket(port, { answered: () => reject(new Error("there was no answer")), lost: resolve });
+      const socket = new LoadSocket(port, undefined, { answered: () => reject(new Error("there was no answer")), lost: resolve });
       socket.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
     });
     server.close();
@@ -102,7 +102,7 @@ describe("the generator", () => {
     const result = await generator.run(
       {
         id: "t",
-        port,
+        ports: [port],
         connections: 8,
         warmSeconds: 0.2,
         seconds: 0.3,
@@ -135,7 +135,7 @@ describe("the generator", () => {
     const port = await listening(server);
     const { tally } = await generator.run({
       id: "l",
-      port,
+      ports: [port],
       connections: 1,
       warmSeconds: 0,
       seconds: 0.2,
@@ -160,7 +160,7 @@ describe("the generator", () => {
     const port = await listening(server);
     await generator.run({
       id: "o",
-      port,
+      ports: [port],
       connections: 16,
       warmSeconds: 0,
       seconds: 1,

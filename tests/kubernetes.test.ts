@@ -1,4 +1,4 @@
-/** The manifests in k8s/, as kustomize builds them, against the schemas of Kubernetes, Cilium and CloudNativePG, and against the house's own rules. */
+/** The manifests in k8s/, as kustomize builds them (`support/kustomize.ts`), against the schemas of Kubernetes, Cilium and CloudNativePG, and against the house's own rules. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -8,7 +8,8 @@ import { describe, test } from "node:test";
 import { SETTINGS } from "../db/embedded.ts";
 import { parseKeyspaces } from "../db/keyspaces.ts";
 import { VARIABLES } from "../scripts/settings.ts";
-import { buildOverlay, matches, ofKind, root, type Manifest, type Peer, type PodTemplate } from "./support/manifests.ts";
+import { HASH, kustomize, realKustomize, type Raw } from "./support/kustomize.ts";
+import { buildOverlay, overlayPath, matches, ofKind, root, type Manifest, type Peer, type PodTemplate } from "./support/manifests.ts";
 
 /** The npm package with the types of an API group. */
 const moduleOf = (apiVersion: string): string =>
@@ -28,6 +29,16 @@ const templates = (manifests: readonly Manifest[]): [string, PodTemplate][] =>
 for (const overlay of ["dev", "prod"]) {
   describe(`overlay ${overlay}`, () => {
     const manifests = buildOverlay(overlay);
+
+    test("is what kustomize itself makes of it, where there is one on the PATH", (t) => {
+      const real = realKustomize(overlayPath(overlay));
+      if (real === undefined) return t.diagnostic("no kustomize and no kubectl on the PATH: the house's own renderer is not compared");
+      const byName = (all: readonly Raw[]): unknown[] =>
+        all
+          .map((one) => JSON.parse(JSON.stringify(one).replaceAll(/-[a-z0-9]{10}(?=")/g, (hash) => (/\d/.test(hash) ? HASH : hash))) as Raw)
+          .toSorted((a, b) => (`${a.kind} ${a.metadata.name}` < `${b.kind} ${b.metadata.name}` ? -1 : 1));
+      assert.deepEqual(byName(kustomize(overlayPath(overlay))), byName(real));
+    });
 
     test("every manifest is valid by its schema", async () => {
       for (const manifest of manifests) {

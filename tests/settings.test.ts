@@ -17,6 +17,7 @@ test("an empty environment gives the documented defaults", () => {
     orderTtlSeconds: 900,
     rateLimits: "on",
     logLevel: "info",
+    busBatching: "on",
     trustedProxies: [],
     simpayPort: 0,
     channels: {},
@@ -42,6 +43,7 @@ test("every variable is taken over, with its type", () => {
     LOG_LEVEL: "fatal",
     KEYSPACES: keyspaces,
     TRUSTED_PROXIES: "10.0.0.0/8, ::1",
+    BUS_BATCHING: "off",
     REDIS_URL: "redis://:secret@redis:6379",
     NATS_URL: "tls://bus:p%40ss@nats-1,tls://nats-2:4223",
     NATS_CA: keyspaces,
@@ -68,6 +70,7 @@ test("every variable is taken over, with its type", () => {
     channels: { simpay: { url: "http://simpay.example.test:3200", secret: "x".repeat(32) } },
     publicUrl: "https://tuanbar.example.test",
     trustedProxies: ["10.0.0.0/8", "::1"],
+    busBatching: "off",
     redisUrl: "redis://:secret@redis:6379",
     cluster: {
       nodeId: "worker-1-example",
@@ -89,6 +92,16 @@ test("every variable is taken over, with its type", () => {
       nats: { servers: ["nats-1:4222", "nats-2:4223"], user: "bus", pass: "p@ss", caFile: keyspaces },
     },
   });
+});
+
+test("batching on the bus can be switched off where there is a bus, and is on", () => {
+  assert.equal(readSettings({}).busBatching, "on");
+  assert.equal(readSettings({ BUS_BATCHING: "off" }, { local: true }).busBatching, "off");
+  assert.equal(
+    refusal({ BUS_BATCHING: "off" }),
+    "environment: BUS_BATCHING is set and NATS_URL is not: without it one process is everything",
+  );
+  assert.equal(refusal({ BUS_BATCHING: "no" }), 'environment: BUS_BATCHING is "no", allowed: on, off');
 });
 
 test("every variable that is read is on the list that deployments are held to", () => {

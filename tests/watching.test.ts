@@ -1,70 +1,15 @@
 /** Dashboard, alerts and scrape configuration against a live node: every metric they name is one it tells, and every alert has its lines. */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import type { AddressInfo, Server } from "node:net";
-import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { parser } from "@prometheus-io/lezer-promql";
 import { parse } from "yaml";
 import { LIMITS } from "../domain/limits.ts";
 import { SERVICES } from "../moleculer.config.ts";
 import { verify } from "../services/ops/ops.contract.ts";
 import { placeOrder } from "../services/order/order.contract.ts";
-import { root } from "./support/manifests.ts";
+import { asksOfStreams, assertTold, dashboard, expressions, rules, text } from "./support/watching.ts";
 import { merchantIn, onSale, registered, USER_SETTINGS, ADMIN } from "./support/market.ts";
 import { callAs, testNode, type TestNode } from "./support/node.ts";
-
-const text = (file: string): string => readFileSync(join(root, file), "utf8");
-
-interface Panel {
-  readonly title: string;
-  readonly type: string;
-  readonly targets?: readonly { readonly expr: string }[];
-}
-const dashboard = JSON.parse(text("deploy/grafana/dashboards/bar-overview.json")) as { uid: string; panels: readonly Panel[] };
-const alerts = parse(text("deploy/prometheus/alerts.yml")) as {
-  groups: readonly {
-    rules: readonly { alert: string; expr: string; labels: { severity: string }; annotations: { summary: string } }[];
-  }[];
-};
-const rules = alerts.groups.flatMap((group) => group.rules);
-
-/** Each expression, with what names it. Grafana puts a duration where `$__rate_interval` stands. */
-const expressions = new Map([
-  ...rules.map(({ alert, expr }) => [`alert ${alert}`, expr] as const),
-  ...dashboard.panels.flatMap(({ title, targets = [] }) =>
-    targets.map(({ expr }, index) => [`panel ${title} ${index}`, expr.replaceAll("$__rate_interval", "1m")] as const),
-  ),
-]);
-
-interface Use {
-  readonly metric: string;
-  readonly labels: readonly string[];
-}
-/** The metrics of an expression and the labels it selects them by, from its syntax tree; throws where it is no PromQL. */
-function usesOf(expression: string): Use[] {
-  const uses: Use[] = [];
-  parser.parse(expression).iterate({
-    enter({ type, node }) {
-      assert.ok(!type.isError, `not PromQL: ${expression}`);
-      if (type.name !== "VectorSelector") return;
-      const name = node.getChild("Identifier");
-      assert.ok(name, expression);
-      const labels = node.getChild("LabelMatchers")?.getChildren("UnquotedLabelMatcher") ?? [];
-      uses.push({
-        metric: expression.slice(name.from, name.to),
-        labels: labels.flatMap((matcher) => {
-          const label = matcher.getChild("LabelName");
-          return label ? [expression.slice(label.from, label.to)] : [];
-        }),
-      });
-    },
-  });
-  return uses;
-}
-/** Prometheus' own: whether a scrape succeeded; and what it adds to every sample. */
-const ITS_OWN = "up";
-const ADDED = ["job", "instance", "role"];
 
 describe("a node that was used a little", () => {
   let at: TestNode;
@@ -88,23 +33,7 @@ describe("a node that was used a little", () => {
   after(() => at?.stop());
 
   test("tells every metric that the dashboard and the alerts name, with the labels they ask for", () => {
-    const types = new Map([...page.matchAll(/^# TYPE (\S+) (\S+)$/gm)].map(([, name = "", type = ""]) => [name, type]));
-    const told = (metric: string): string | undefined =>
-      types.has(metric)
-        ? metric
-        : [...types].find(
-            ([name, type]) => type === "histogram" && /^_(bucket|sum|count)$/.test(metric.slice(name.length)) && metric.startsWith(name),
-          )?.[0];
-    for (const [where, expression] of expressions)
-      for (const { metric, labels } of usesOf(expression)) {
-        if (metric === ITS_OWN) continue;
-        assert.ok(told(metric), `${where}: a node tells ${metric}`);
-        const sample = page.split("\n").find((line) => line.startsWith(`${metric}{`) || line.startsWith(`${metric} `));
-        // A counter nobody has counted yet has a type and no sample.
-        if (sample !== undefined)
-          for (const label of labels)
-            assert.ok(ADDED.includes(label) || sample.includes(`${label}="`), `${where}: ${metric} has the label ${label}`);
-      }
+    for (const [where, expression] of expressions) if (!asksOfStreams(expression)) assertTold(page, where, expression);
   });
 
   test("has counted its order, its request and its invariants", () => {

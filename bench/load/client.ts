@@ -28,6 +28,11 @@ export class Generator {
     return report.done;
   }
 
+  /** To the run under way. `mark`: something was broken just now, tell how long nobody could buy; `finish`: close the window. */
+  say(word: "mark" | "finish"): void {
+    this.#child.send({ during: word } satisfies Order);
+  }
+
   stop(): void {
     this.#child.kill();
   }

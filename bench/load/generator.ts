@@ -10,7 +10,10 @@ import { shopperHeaders } from "./shoppers.ts";
 
 export interface Run {
   readonly id: string;
-  readonly port: number;
+  /** Connections go to them in turn. */
+  readonly ports: readonly number[];
+  /** Set: TLS, to servers this authority vouches for (PEM). */
+  readonly ca?: string;
   readonly connections: number;
   readonly plan: Plan;
   /** Before counting starts; its orders are remembered all the same. */
@@ -36,10 +39,15 @@ export interface RunResult {
   /** Of the warm-up: the first request of most shoppers, whose tokens nobody has seen. */
   readonly warm: { readonly seconds: number; readonly answers: Counts };
   readonly lostWhy: string | undefined;
+  /** From the last mark until an order was acknowledged whose request was sent after it; undefined: none was. */
+  readonly afterMarkMs: number | undefined;
 }
 
-/** From the parent: shoppers to sign tokens for, or a run. To it: `ready`, `window` at both ends of the measured window, `done`, `failed`. */
-export type Order = { readonly sign: { readonly jwtSecret: string; readonly shoppers: number } } | { readonly run: Run };
+/** From the parent: shoppers to sign tokens for, a run, or a word during one. To it: `ready`, `window` at both ends of the measured window, `done`, `failed`. */
+export type Order =
+  | { readonly sign: { readonly jwtSecret: string; readonly shoppers: number } }
+  | { readonly run: Run }
+  | { readonly during: "mark" | "finish" };
 export type Report =
   { readonly ready: true } | { readonly window: "open" | "closed" } | { readonly done: RunResult } | { readonly failed: string };
 
@@ -61,6 +69,8 @@ class LoadRun {
   #busy = 0;
   #finished = Promise.withResolvers<void>();
   #lostWhy: string | undefined;
+  #markMs: number | undefined;
+  #afterMarkMs: number | undefined;
 
   constructor(run: Run, headers: readonly string[]) {
     this.#run = run;
@@ -95,7 +105,21 @@ class LoadRun {
       p999: ms(this.#histogram.percentile(99.9)),
       max: ms(this.#histogram.max),
     };
-    return { seconds: measured, answers, latencyMs, tally: this.#tally, ordersInWindow, livedInWindow, warm, lostWhy: this.#lostWhy };
+    return {
+      ...{ seconds: measured, answers, latencyMs, tally: this.#tally, ordersInWindow, livedInWindow, warm },
+      ...{ lostWhy: this.#lostWhy, afterMarkMs: this.#afterMarkMs },
+    };
+  }
+
+  /** Something was broken just now. */
+  mark(): void {
+    this.#markMs = performance.now();
+    this.#afterMarkMs = undefined;
+  }
+
+  /** The window closes, before its time. */
+  finish(): void {
+    this.#finished.resolve();
   }
 
   #wait(seconds: number): Promise<void> {
@@ -113,10 +137,12 @@ class LoadRun {
   #connect(at: number): void {
     let step: Step | undefined;
     let sentMs = 0;
-    const socket: LoadSocket = new LoadSocket(this.#run.port, {
+    const { ports, ca } = this.#run;
+    const socket: LoadSocket = new LoadSocket(ports[at % ports.length] ?? 0, ca, {
       answered: (status, body) => {
         this.#busy--;
         this.#record(status, body, performance.now() - sentMs);
+        if (status === 201 && this.#markMs !== undefined && sentMs > this.#markMs) this.#afterMarkMs ??= performance.now() - this.#markMs;
         const next = step?.then?.(status, body, this.#tally);
         if (next !== undefined) send(next, performance.now());
         else this.#free(at);
@@ -187,15 +213,20 @@ function codeIn(body: string, status: number): string {
 
 const report = (what: Report): void => void process.send?.(what);
 let headers: string[] = [];
+let current: LoadRun | undefined;
 
 // Without its parent it has nobody to measure for.
 process.on("disconnect", () => process.exit(0));
 process.on("message", (order: Order) => {
+  if ("during" in order) return current?.[order.during]();
   const work = async (): Promise<void> => {
     if ("sign" in order) {
       headers = await shopperHeaders(order.sign.jwtSecret, order.sign.shoppers);
       report({ ready: true });
-    } else report({ done: await new LoadRun(order.run, headers).go((at) => report({ window: at })) });
+    } else {
+      current = new LoadRun(order.run, headers);
+      report({ done: await current.go((at) => report({ window: at })) });
+    }
   };
   work().catch((error: unknown) => report({ failed: error instanceof Error ? (error.stack ?? error.message) : String(error) }));
 });

@@ -4,7 +4,8 @@
  * times (docs/benchmarks.md). It reads only what a measurement needs: the status, the length, and the body as it came. An answer without
  * Content-Length is a fault.
  */
-import { connect, type Socket } from "node:net";
+import { connect, type OnReadOpts, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
 
 const BUFFER_BYTES = 64 * 1024;
 const END_OF_HEADERS = "\r\n\r\n";
@@ -23,22 +24,19 @@ export class LoadSocket {
   #rest = "";
   #due = false;
 
-  constructor(port: number, events: SocketEvents) {
+  constructor(port: number, ca: string | undefined, events: SocketEvents) {
     this.#events = events;
     // One buffer for ever instead of one a read.
     const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
-    this.#socket = connect({
-      port,
-      host: "127.0.0.1",
-      noDelay: true,
-      onread: {
-        buffer,
-        callback: (bytes) => {
-          this.#read(buffer.toString("latin1", 0, bytes));
-          return true;
-        },
+    const onread: OnReadOpts = {
+      buffer,
+      callback: (bytes) => {
+        this.#read(buffer.toString("latin1", 0, bytes));
+        return true;
       },
-    });
+    };
+    const to = { port, host: "127.0.0.1", noDelay: true, onread };
+    this.#socket = ca === undefined ? connect(to) : connectTls({ ...to, ca, minVersion: "TLSv1.3" });
     this.#socket.on("error", (error) => this.#lose(error.message));
     this.#socket.on("close", () => this.#lose("the server closed the connection"));
   }

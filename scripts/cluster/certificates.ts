@@ -33,7 +33,7 @@ const SERVER_DAYS = 397;
 /** Clocks of clients differ. */
 const BACKDATED_MS = 3_600_000;
 
-export async function makeCertificates(dataDir: string, host: string): Promise<Certificates> {
+export async function makeCertificates(dataDir: string, host: string, now = new Date()): Promise<Certificates> {
   const directory = join(dataDir, "tls");
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   const files: Certificates = {
@@ -42,7 +42,7 @@ export async function makeCertificates(dataDir: string, host: string): Promise<C
     keyFile: join(directory, "server.key"),
   };
   const caKeyFile = join(directory, "ca.key");
-  if (!existsSync(files.caFile)) await makeAuthority(files.caFile, caKeyFile);
+  if (!existsSync(files.caFile)) await makeAuthority(files.caFile, caKeyFile, now);
   const authority = new X509Certificate(readFileSync(files.caFile, "utf8"));
   const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const names = [...new Set(["localhost", "127.0.0.1", "::1", host, hostname()])];
@@ -50,7 +50,7 @@ export async function makeCertificates(dataDir: string, host: string): Promise<C
     serialNumber: serial(),
     subject: "CN=tuanbar",
     issuer: authority.subject,
-    ...validFor(SERVER_DAYS),
+    ...validFor(SERVER_DAYS, now),
     publicKey: publicKey.toCryptoKey(ECDSA, true, ["verify"]),
     signingKey: signingKey(createPrivateKey(readFileSync(caKeyFile))),
     signingAlgorithm: SIGNING,
@@ -66,12 +66,12 @@ export async function makeCertificates(dataDir: string, host: string): Promise<C
   return files;
 }
 
-async function makeAuthority(caFile: string, keyFile: string): Promise<void> {
+async function makeAuthority(caFile: string, keyFile: string, now: Date): Promise<void> {
   const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const certificate = await X509CertificateGenerator.createSelfSigned({
     serialNumber: serial(),
     name: "CN=Tuanbar cluster CA",
-    ...validFor(CA_DAYS),
+    ...validFor(CA_DAYS, now),
     keys: { privateKey: signingKey(privateKey), publicKey: publicKey.toCryptoKey(ECDSA, true, ["verify"]) },
     signingAlgorithm: SIGNING,
     extensions: [
@@ -89,7 +89,7 @@ const serial = (): string => `01${randomBytes(15).toString("hex")}`;
 const pem = (key: KeyObject): string => key.export({ type: "pkcs8", format: "pem" }).toString();
 const signingKey = (key: KeyObject): ReturnType<KeyObject["toCryptoKey"]> => key.toCryptoKey(ECDSA, true, ["sign"]);
 
-function validFor(days: number): { readonly notBefore: Date; readonly notAfter: Date } {
-  const now = Date.now();
-  return { notBefore: new Date(now - BACKDATED_MS), notAfter: new Date(now + days * DAY_MS) };
-}
+const validFor = (days: number, now: Date): { readonly notBefore: Date; readonly notAfter: Date } => ({
+  notBefore: new Date(now.getTime() - BACKDATED_MS),
+  notAfter: new Date(now.getTime() + days * DAY_MS),
+});

@@ -4,6 +4,7 @@ import type { ServiceBroker } from "moleculer";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
 import { call, type Audience, type Caller, type CallMeta } from "../../mixins/contract.ts";
+import { isRefusal } from "../../mixins/mailbox.ts";
 import { rawHandlerOf, type RawRoute } from "../../mixins/raw-routes.ts";
 import { addressOf, type Callers, checkAudience } from "./callers.ts";
 import type { Exchange } from "./exchange.ts";
@@ -55,6 +56,7 @@ export function serveContract(door: Door, contract: RestContract): Serve {
     };
     if (near !== undefined) {
       const value = near(params as never, caller, ask);
+      if (isRefusal(value)) return exchange.fail(value);
       return answer(exchange, rest.status, value instanceof Promise ? await value : value);
     }
     const guesses =

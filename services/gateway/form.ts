@@ -64,15 +64,11 @@ export function parseBody(bytes: Buffer): { fields: Fields; escaped: boolean } {
 }
 
 function parseJson(text: string): unknown {
-  const limit = Error.stackTraceLimit;
-  Error.stackTraceLimit = 0;
   try {
     return JSON.parse(text);
   } catch {
     // The parser's sentence quotes the body: a password may stand there.
     return raise(COMMON_ERRORS, "BAD_JSON", { reason: "it cannot be parsed" });
-  } finally {
-    Error.stackTraceLimit = limit;
   }
 }
 

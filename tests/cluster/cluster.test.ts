@@ -10,17 +10,14 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect } from "node:tls";
-import { loadKeyspaces } from "../../db/keyspaces.ts";
 import { shardOf, type Id } from "../../domain/ids.ts";
 import { call } from "../../mixins/contract.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
-import { makeNode } from "../../moleculer.config.ts";
 import { birthOf } from "../../scripts/process-lock.mjs";
 import { placeOrder } from "../../services/order/order.contract.ts";
-import { ClusterServer, openBar } from "../support/cluster.ts";
+import { ClusterServer, everyOrderIsThere, everythingHolds, expect, joined, openBar } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
 import { caller } from "../support/node.ts";
-import type { Reply } from "../support/server.ts";
 import { Shopping, type Shopper } from "../support/shoppers.ts";
 import { until } from "../support/until.ts";
 
@@ -56,12 +53,6 @@ describe("a cluster", () => {
     rmSync(dataDir, { recursive: true, force: true });
   });
 
-  const expect = async <B>(status: number, reply: Promise<Reply>): Promise<B> => {
-    const { status: got, body } = await reply;
-    assert.equal(got, status, JSON.stringify(body));
-    return body as B;
-  };
-
   async function shopper(n: number): Promise<Shopper> {
     const token = await tokens.sign(caller(userId(n + 100)), 3_600);
     await expect(201, cluster.insist("POST", "/wallet/topups", { token, body: { amount: 50_000_000, channel: "test" } }));
@@ -84,32 +75,6 @@ describe("a cluster", () => {
     return items.find((shard) => shard.city === "sh" && shard.slot === slot)?.owner ?? "";
   }
 
-  async function everyOrderIsThere(shopping: Shopping): Promise<void> {
-    const left = [...shopping.acknowledged];
-    const look = async (): Promise<void> => {
-      for (let next = left.pop(); next; next = left.pop()) {
-        const [id, { token, paid }] = next;
-        const { status } = await expect<{ status: string }>(200, cluster.insist("GET", `/orders/${id}`, { token }));
-        if (paid) assert.match(status, /^(PAID|CONFIRMED)$/, `order ${id} was paid`);
-      }
-    };
-    await Promise.all(Array.from({ length: SHOPPERS }, look));
-  }
-
-  async function everythingHolds(shopping: Shopping): Promise<void> {
-    await everyOrderIsThere(shopping);
-    let failing: unknown;
-    // What was being paid when its node went is given up after 20 s.
-    await until(async () => {
-      const { ok, checks } = await expect<{ ok: boolean; checks: { ok: boolean }[] }>(
-        200,
-        cluster.insist("GET", "/ops/verify", { token: admin }),
-      );
-      failing = checks.filter((check) => !check.ok);
-      return ok;
-    }, 60_000).catch((error: unknown) => assert.fail(`${String(error)}: ${JSON.stringify(failing)}`));
-  }
-
   /** Shops at one deal, does something to a process, and measures how long nobody could buy. */
   async function under(fault: (worker: string) => Promise<void>, deal: Id): Promise<number> {
     const shopping = new Shopping(cluster, shoppers, [deal]);
@@ -120,7 +85,7 @@ describe("a cluster", () => {
     const recoveredMs = shopping.firstAfterMark ?? Number.POSITIVE_INFINITY;
     await sleep(1_000);
     await shopping.end();
-    await everyOrderIsThere(shopping);
+    await everyOrderIsThere(cluster, shopping);
     return recoveredMs;
   }
 
@@ -217,23 +182,14 @@ describe("a cluster", () => {
     assert.ok(ms < RECOVERED_MS_MAX, `first success after ${ms} ms`);
   });
 
-  it("has kept every invariant through all that", () => everythingHolds(new Shopping(cluster, [], deals)));
+  it("has kept every invariant through all that", () => everythingHolds(cluster, admin, new Shopping(cluster, [], deals)));
 
   it("stays right when two workers drain one shard at once", async () => {
     const stock = 400;
     const { deals: own } = await openBar(cluster, admin, 1, stock);
     const [deal] = own;
     assert.ok(deal, "the bar has a deal");
-    const nats = (await cluster.processes()).get("nats");
-    const node = await makeNode({
-      nodeID: "test",
-      keyspaces: loadKeyspaces(join(dataDir, "keyspaces.yaml")),
-      urlOf: (database) => database,
-      services: [],
-      nats: { servers: [`127.0.0.1:${nats?.port}`], user: "tuanbar", pass: readFileSync(join(dataDir, "secrets", "nats"), "utf8").trim() },
-      trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
-      logLevel: "fatal",
-    });
+    const node = await joined(cluster);
     try {
       // Each of 2 x 300 buyers asks for one; every second one is sent to the wrong worker.
       const outcomes = await Promise.all(
@@ -258,7 +214,7 @@ describe("a cluster", () => {
     } finally {
       await node.stop();
     }
-    await everythingHolds(new Shopping(cluster, [], deals));
+    await everythingHolds(cluster, admin, new Shopping(cluster, [], deals));
   });
 
   it("is restarted node by node, and nobody hears more than `try again`", async (t) => {
@@ -271,7 +227,7 @@ describe("a cluster", () => {
     t.diagnostic(`${shopping.requests} requests in ${Math.round(performance.now() - startedMs)} ms, ${later} of them 503`);
     assert.deepEqual(shopping.failures, []);
     assert.ok(later <= shopping.requests * 0.005, `${later} of ${shopping.requests} were told to try again`);
-    await everythingHolds(shopping);
+    await everythingHolds(cluster, admin, shopping);
   });
 
   it("comes back with everything after kill -9 of the supervisor and every node, and stops cleanly", async () => {
@@ -287,7 +243,7 @@ describe("a cluster", () => {
     // nats, redis and nginx are left running: the next start has to find and end them.
     await cluster.start();
     await ended;
-    await everythingHolds(shopping);
+    await everythingHolds(cluster, admin, shopping);
     const now = await cluster.processes();
     assert.equal(await cluster.stop(), 0);
     assert.deepEqual(

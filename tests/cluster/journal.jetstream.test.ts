@@ -15,6 +15,7 @@ import { storedEvent } from "../../mixins/stored-event.ts";
 import { makeNode, type Node, type ServiceName } from "../../moleculer.config.ts";
 import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "../support/databases.ts";
 import { append, effectConsumer, effectsOf, makeEffects, natsAt, openDatabase, startJournal, until } from "../support/journal.ts";
+import { asksOfStreams, assertTold, expressions } from "../support/watching.ts";
 import { TestNats } from "../support/nats.ts";
 
 describe("events over NATS JetStream", () => {
@@ -303,6 +304,9 @@ describe("events over NATS JetStream", () => {
     const metrics = await nodes[1]?.platform.metrics.registry.metrics();
     assert.match(metrics ?? "", /tuanbar_stream_waiting_batches\{consumer="order-index",database="sh_[0-9a-f]+"\} \d/);
     assert.match(metrics ?? "", /tuanbar_stream_behind_seconds\{consumer="order-index",database="sh_[0-9a-f]+"\} \d/);
+    const asked = [...expressions].filter(([, expression]) => asksOfStreams(expression));
+    assert.ok(asked.length > 0, "there is an alert on streams");
+    for (const [where, expression] of asked) assertTold(metrics ?? "", where, expression);
   });
 
   test("a batch that is published twice is one message", async () => {

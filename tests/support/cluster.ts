@@ -1,13 +1,17 @@
 /** A cluster as its user starts it: `npm run cluster`, asked through nginx, ordered about as from a second terminal. */
 import assert from "node:assert/strict";
-import { randomUUID } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
-import { sendCommand } from "../../scripts/cluster/control.ts";
+import { randomUUID } from "node:crypto";
+import { loadKeyspaces } from "../../db/keyspaces.ts";
 import type { Id } from "../../domain/ids.ts";
+import { makeNode, type Node } from "../../moleculer.config.ts";
+import { sendCommand } from "../../scripts/cluster/control.ts";
 import { Server, type Reply } from "./server.ts";
+import type { Shopping } from "./shoppers.ts";
+import { until } from "./until.ts";
 
 export class ClusterServer extends Server {
   protected override readonly script = "scripts/cluster.ts";
@@ -56,27 +60,61 @@ export class ClusterServer extends Server {
   }
 }
 
-/** A merchant in Shanghai with deals on sale, made as their owner would. */
+/** The body of an answer that has this status. */
+export async function expect<B>(status: number, reply: Promise<Reply>): Promise<B> {
+  const { status: got, body } = await reply;
+  assert.equal(got, status, JSON.stringify(body));
+  return body as B;
+}
+
+/** Every order somebody was told of is there, and paid if they were told so. */
+export async function everyOrderIsThere(server: ClusterServer, { acknowledged }: Shopping): Promise<void> {
+  const left = [...acknowledged];
+  const look = async (): Promise<void> => {
+    for (let next = left.pop(); next; next = left.pop()) {
+      const [id, { token, paid }] = next;
+      const { status } = await expect<{ status: string }>(200, server.insist("GET", `/orders/${id}`, { token }));
+      if (paid) assert.match(status, /^(PAID|CONFIRMED)$/, `order ${id} was paid`);
+    }
+  };
+  await Promise.all(Array.from({ length: LOOKS_AT_ONCE }, look));
+}
+
+export async function everythingHolds(server: ClusterServer, admin: string, shopping: Shopping): Promise<void> {
+  await everyOrderIsThere(server, shopping);
+  let failing: unknown;
+  // What was being paid when its node went is given up after 20 s.
+  await until(async () => {
+    const { ok, checks } = await expect<{ ok: boolean; checks: { ok: boolean }[] }>(
+      200,
+      server.insist("GET", "/ops/verify", { token: admin }),
+    );
+    failing = checks.filter((check) => !check.ok);
+    return ok;
+  }, 60_000).catch((error: unknown) => assert.fail(`${String(error)}: ${JSON.stringify(failing)}`));
+}
+const LOOKS_AT_ONCE = 16;
+
+/** A merchant with deals on sale, made as their owner would. */
 export async function openBar(
   server: ClusterServer,
   admin: string,
   count: number,
   stock = 1_000_000,
+  city = "sh",
 ): Promise<{ boss: string; merchantId: Id; deals: Id[] }> {
   const username = `boss-${randomUUID().slice(0, 8)}`;
   const password = "cluster-test-boss";
-  const expect = async (status: number, reply: Promise<Reply>): Promise<{ id: Id; accessToken: string }> => {
-    const { status: got, body } = await reply;
-    assert.equal(got, status, JSON.stringify(body));
-    return body as { id: Id; accessToken: string };
-  };
   await expect(201, server.insist("POST", "/auth/register", { body: { username, password } }));
-  const form = { name: `cluster bar ${username}`, city: "sh", commissionBps: 600, ownerUsername: username };
-  const { id: merchantId } = await expect(201, server.insist("POST", "/merchants", { token: admin, body: form }));
-  const { accessToken: token } = await expect(200, server.insist("POST", "/auth/login", { body: { username, password } }));
+  const form = { name: `cluster bar ${username}`, city, commissionBps: 600, ownerUsername: username };
+  const { id: merchantId } = await expect<{ id: Id }>(201, server.insist("POST", "/merchants", { token: admin, body: form }));
+  const { accessToken: token } = await expect<{ accessToken: string }>(
+    200,
+    server.insist("POST", "/auth/login", { body: { username, password } }),
+  );
   const deals: Id[] = [];
   for (let n = 0; n < count; n++) {
-    const { id } = await expect(
+    const { id } = await expect<{ id: Id }>(
       201,
       server.insist("POST", "/deals", {
         token,
@@ -87,4 +125,19 @@ export async function openBar(
     deals.push(id);
   }
   return { boss: token, merchantId, deals };
+}
+
+/** A node of the test's own on the cluster's bus, without services: it can send any call to any node. */
+export async function joined(server: ClusterServer): Promise<Node> {
+  const nats = (await server.processes()).get("nats");
+  const pass = readFileSync(join(server.dataDir, "secrets", "nats"), "utf8").trim();
+  return makeNode({
+    nodeID: "test",
+    keyspaces: loadKeyspaces(join(server.dataDir, "keyspaces.yaml")),
+    urlOf: (database) => database,
+    services: [],
+    nats: { servers: [`127.0.0.1:${nats?.port}`], user: "tuanbar", pass },
+    trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
+    logLevel: "fatal",
+  });
 }

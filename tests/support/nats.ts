@@ -75,7 +75,7 @@ export class TestNats {
   }
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, "127.0.0.1");
   await happened(server, "listening");
   const { port } = server.address() as AddressInfo;

@@ -48,12 +48,12 @@ export class Server {
   }
 
   /** On a port of its own, which it keeps over restarts. */
-  async start(): Promise<void> {
+  async start(withinMs?: number): Promise<void> {
     if (this.#port === 0) this.#port = await freePort();
     mkdirSync(this.dataDir, { recursive: true, mode: 0o711 });
     writeFileSync(join(this.dataDir, "samples-loaded"), "none: a test\n");
     this.#spawn();
-    await this.ready();
+    await this.ready(withinMs);
   }
 
   #spawn(): void {
@@ -72,12 +72,12 @@ export class Server {
   async ready(withinMs = 60_000): Promise<void> {
     const end = performance.now() + withinMs;
     for (;;) {
-      const status = await fetch(`${this.base}/readyz`, { signal: AbortSignal.timeout(2_000) }).then(
-        (answer) => answer.status,
-        () => 0,
+      const said = await fetch(`${this.base}/readyz`, { signal: AbortSignal.timeout(2_000) }).then(
+        async (answer) => (answer.status === 200 ? "" : answer.text()),
+        (error: unknown) => String((error as Error).cause ?? error),
       );
-      if (status === 200) return;
-      assert.ok(performance.now() < end, `ready within ${withinMs} ms; the server said:\n${this.output}`);
+      if (said === "") return;
+      assert.ok(performance.now() < end, `ready within ${withinMs} ms; its door says ${said}; the server said:\n${this.output}`);
       await sleep(50);
     }
   }
