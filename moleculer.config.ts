@@ -2,10 +2,10 @@
 import { ServiceBroker, type BrokerOptions, type ServiceSchema } from "moleculer";
 import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
-import type { Keyspaces } from "./db/keyspaces.ts";
+import { displayName, type Keyspaces } from "./db/keyspaces.ts";
 import { DomainErrorRegenerator } from "./mixins/errors.ts";
 import { Metrics } from "./mixins/metrics.ts";
-import { attachPlatform, Platform, type TradeSettings } from "./mixins/platform.ts";
+import { attachPlatform, Platform, type PlatformParts, type TradeSettings } from "./mixins/platform.ts";
 import { SlotStrategy } from "./mixins/slot-strategy.ts";
 import { makeValidator } from "./mixins/validator.ts";
 
@@ -23,6 +23,7 @@ export const SERVICES = [
   "search",
   "notify",
   "journal",
+  "routing",
   "ops",
   "gateway",
 ] as const;
@@ -31,8 +32,10 @@ export type ServiceName = (typeof SERVICES)[number];
 export interface NodeOptions {
   readonly nodeID: string;
   readonly keyspaces: Keyspaces;
-  /** The URL of each database that `keyspaces` names. */
+  /** The URL of each database that `keyspaces` names, or will name. */
   readonly urlOf: (database: string) => string;
+  /** Where a routing table that a move has changed is kept for the next start; without it nothing can be moved. */
+  readonly routingFile?: string;
   readonly services: readonly ServiceName[];
   readonly trade: TradeSettings;
   readonly logLevel: string;
@@ -52,28 +55,29 @@ export interface Node {
 export async function makeNode(options: NodeOptions): Promise<Node> {
   const broker = new ServiceBroker(brokerOptions(options));
   const logger = broker.getLogger("platform");
-  const databases = options.keyspaces.databases().map(
-    ({ name, keyspace, slots }) =>
-      new Database({
-        name: displayName(name),
-        city: keyspace.id,
-        slots,
-        url: options.urlOf(name),
-        onError: (error) => logger.warn(`an idle connection to ${name} broke: ${error.message}`),
-      }),
-  );
+  const openDatabase: PlatformParts["openDatabase"] = (name, keyspace, slots) =>
+    new Database({
+      name: displayName(name),
+      city: keyspace.id,
+      slots,
+      url: options.urlOf(name),
+      onError: (error) => logger.warn(`an idle connection to ${displayName(name)} broke: ${error.message}`),
+    });
   const platform = new Platform({
     keyspaces: options.keyspaces,
-    databases: new Map(options.keyspaces.databases().map(({ name }, index) => [name, databases[index] as Database])),
+    databases: new Map(options.keyspaces.databases().map(({ name, keyspace, slots }) => [name, openDatabase(name, keyspace, slots)])),
+    openDatabase,
     metrics: new Metrics(),
     logger,
     trade: options.trade,
   });
   attachPlatform(broker, platform);
-  for (const name of options.services) {
+  // Whatever else a node does, it follows the slots that move.
+  for (const name of new Set<ServiceName>(["routing", ...options.services])) {
     const schema =
       options.replace?.[name] ?? ((await import(`./services/${name}/${name}.service.ts`)) as { default: ServiceSchema }).default;
-    broker.createService({ ...schema, settings: { ...schema.settings, ...options.settings?.[name] } });
+    const ofNode = name === "routing" ? { file: options.routingFile, urlOf: options.urlOf } : {};
+    broker.createService({ ...schema, settings: { ...schema.settings, ...ofNode, ...options.settings?.[name] } });
   }
   await broker.start();
   return {
@@ -92,10 +96,6 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
 /** At `info` Moleculer tells every step of every service's start; our start is one banner, so there only these modules speak below `warn`. */
 const levels = (level: string): Record<string, string> =>
   level === "info" ? { GATEWAY: "info", PLATFORM: "info", "**": "warn" } : { "**": level };
-
-/** A routing table may name databases by URL: those have a password in them, and names are shown. */
-export const displayName = (database: string): string =>
-  URL.canParse(database) ? `${new URL(database).host}${new URL(database).pathname}` : database;
 
 function brokerOptions(options: NodeOptions): BrokerOptions {
   return {

@@ -2,9 +2,10 @@
 import { COMMON_ERRORS } from "./common-errors.ts";
 import { DEAL_ERRORS } from "./deal/errors.ts";
 import { GROUP_ERRORS } from "./group/errors.ts";
+import { OPS_ERRORS } from "./ops/errors.ts";
 import { ORDER_ERRORS } from "./order/errors.ts";
 import { USER_ERRORS } from "./user/errors.ts";
 import { VOUCHER_ERRORS } from "./voucher/errors.ts";
 
-export const ERRORS = { ...COMMON_ERRORS, ...USER_ERRORS, ...DEAL_ERRORS, ...ORDER_ERRORS, ...GROUP_ERRORS, ...VOUCHER_ERRORS } as const;
+export const ERRORS = { ...COMMON_ERRORS, ...USER_ERRORS, ...DEAL_ERRORS, ...ORDER_ERRORS, ...GROUP_ERRORS, ...VOUCHER_ERRORS, ...OPS_ERRORS } as const;
 export type ErrorCode = keyof typeof ERRORS;

@@ -48,6 +48,8 @@ export type RelayState = "starting" | "standing by" | "reading" | "stopped";
 
 export class Relay {
   readonly database: Database;
+  /** Those it began with: events of others are another relay's. */
+  readonly slots: readonly number[];
   readonly #consumers: readonly EventConsumer[];
   readonly #types: ReadonlySet<string>;
   readonly #logger: Logger;
@@ -62,6 +64,7 @@ export class Relay {
 
   constructor(database: Database, consumers: readonly EventConsumer[], logger: Logger, watch: Omit<LaneWatch, "unreachable">) {
     this.database = database;
+    this.slots = database.slots;
     this.#consumers = consumers;
     this.#types = new Set(consumers.flatMap((consumer) => consumer.types));
     this.#logger = logger;
@@ -130,7 +133,7 @@ export class Relay {
   async #session(): Promise<void> {
     const replicationSlot = await replicationSlotName(this.database);
     await this.#ensureReplicationSlot(replicationSlot);
-    const session = new Session(this.database, this.#consumers, this.#types, this.#watch, (error) => this.#complain(error));
+    const session = new Session(this.database, this.slots, this.#consumers, this.#types, this.#watch, (error) => this.#complain(error));
     await session.open(replicationSlot);
     try {
       await session.begin();
@@ -177,6 +180,7 @@ export class Relay {
 /** What lives as long as one hold on a replication slot. */
 class Session implements ReplicationListener {
   readonly #database: Database;
+  readonly #slots: readonly number[];
   readonly #consumers: readonly EventConsumer[];
   readonly #types: ReadonlySet<string>;
   readonly #watch: Omit<LaneWatch, "unreachable">;
@@ -195,12 +199,14 @@ class Session implements ReplicationListener {
 
   constructor(
     database: Database,
+    slots: readonly number[],
     consumers: readonly EventConsumer[],
     types: ReadonlySet<string>,
     watch: Omit<LaneWatch, "unreachable">,
     complain: (error: unknown) => void,
   ) {
     this.#database = database;
+    this.#slots = slots;
     this.#consumers = consumers;
     this.#types = types;
     this.#watch = watch;
@@ -215,7 +221,7 @@ class Session implements ReplicationListener {
   /** With the replication slot in hand, and before anything of the log is handled or confirmed: who is how far. */
   async begin(): Promise<void> {
     const names = this.#consumers.map((consumer) => consumer.name);
-    const { epoch, marks } = await takeMarks(this.#database, names, this.#database.slots);
+    const { epoch, marks } = await takeMarks(this.#database, names, this.#slots);
     this.#epoch = epoch;
     const watch: LaneWatch = { ...this.#watch, unreachable: () => this.#checkDatabase() };
     for (const consumer of this.#consumers) {
@@ -223,7 +229,7 @@ class Session implements ReplicationListener {
         new Lane(
           consumer,
           this.#database,
-          marks.filter((mark) => mark.consumer === consumer.name),
+          marks.filter((mark) => mark.consumer === consumer.name && this.#slots.includes(mark.slot)),
           watch,
         ),
       );
@@ -262,6 +268,8 @@ class Session implements ReplicationListener {
   }
 
   row(row: EventRow): void {
+    // A slot that is being copied here, or was copied away: its events are told from where it is served.
+    if (!this.#slots.includes(row.slot)) return;
     this.#window.push(storedEvent(this.#database.city, row));
     for (const lane of this.#lanes) lane.wake();
     if (!this.#paused && this.#window.waiting >= WINDOW_EVENTS_MAX) {

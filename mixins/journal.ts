@@ -21,7 +21,9 @@ export type { StoredEvent } from "./stored-event.ts";
 
 export class Journal {
   readonly #consumers: EventConsumer[] = [];
-  #relays: readonly Relay[] | undefined;
+  #relays: Map<Database, Relay> | undefined;
+  #begin: (database: Database) => void = () => undefined;
+  #following: Promise<unknown> = Promise.resolve();
 
   /** Before the relays start: they remember who was there. */
   subscribe<T extends EventType>(consumer: EventConsumer<T>): void {
@@ -32,18 +34,43 @@ export class Journal {
   }
 
   get relays(): readonly Relay[] {
-    return this.#relays ?? [];
+    return [...(this.#relays?.values() ?? [])];
   }
 
   /** Returns at once. Without consumers nothing is read: nobody could say that it was handled. */
   start(databases: Iterable<Database>, metrics: Metrics, logger: Logger): void {
     const consumers = [...this.#consumers];
-    this.#relays =
-      consumers.length === 0 ? [] : [...databases].map((database) => new Relay(database, consumers, logger, laneWatch(metrics, logger)));
-    for (const relay of this.#relays) relay.start();
+    const relays = new Map<Database, Relay>();
+    this.#relays = relays;
+    if (consumers.length === 0) return;
+    this.#begin = (database) => {
+      const relay = new Relay(database, consumers, logger, laneWatch(metrics, logger));
+      relays.set(database, relay);
+      relay.start();
+    };
+    for (const database of databases) this.#begin(database);
+  }
+
+  /**
+   * Slots have moved: the relay of a database that serves none any more ends, one whose slots have changed ends and begins anew, so that it reads
+   * from the table what of its new slots passed by before it knew of them.
+   */
+  async follow(databases: Iterable<Database>): Promise<void> {
+    const wanted = new Set(databases);
+    this.#following = this.#following.then(async () => {
+      const relays = this.#relays ?? new Map<Database, Relay>();
+      for (const [database, relay] of relays) {
+        if (wanted.has(database) && relay.slots.join() === database.slots.join()) continue;
+        await relay.stop();
+        relays.delete(database);
+      }
+      for (const database of wanted) if (!relays.has(database)) this.#begin(database);
+    });
+    await this.#following;
   }
 
   async stop(): Promise<void> {
+    await this.#following;
     await Promise.all(this.relays.map((relay) => relay.stop()));
   }
 }

@@ -39,7 +39,9 @@ export function sweep(
     let full = false;
     for (const database of platform.databases.values()) {
       if (!platform.servesCity(database.city)) continue;
-      const rows = await due.find(database, database.slots, ROWS_MAX);
+      const slots = platform.openSlots(database);
+      if (slots.length === 0) continue;
+      const rows = await due.find(database, slots, ROWS_MAX);
       full ||= rows.length === ROWS_MAX;
       const bySlot = Map.groupBy(rows, (row) => row.slot);
       await Promise.all(

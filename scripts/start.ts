@@ -7,9 +7,9 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "../db/embedded.ts";
-import { KeyspacesError, loadKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
+import { displayName, KeyspacesError, newestKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { migrate, MigrationError } from "../db/migrate.ts";
-import { displayName, makeNode, SERVICES, type Node } from "../moleculer.config.ts";
+import { makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
 import { readSettings, type Settings } from "./settings.ts";
@@ -26,13 +26,14 @@ async function main(): Promise<void> {
   await portIsFree(settings);
   const dataDir = openDataDir(settings.dataDir);
   started.push({ name: "data directory", stop: () => dataDir.release() });
-  const keyspaces = loadKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"));
+  const routingFile = join(dataDir.path, "keyspaces.yaml");
+  const keyspaces = newestKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"), routingFile);
   const postgres = settings.keyspacesFile === undefined ? await embedded(dataDir, keyspaces) : undefined;
-  const urlOf = (database: string): string => postgres?.url(database) ?? database;
+  const urlOf = (database: string): string => (URL.canParse(database) ? database : (postgres?.url(database) ?? database));
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(urlOf(name), keyspace, displayName(name))));
   const firstPassword = settings.adminPassword === undefined && !existsSync(join(dataDir.path, "secrets", "admin-password"));
   const adminPassword = settings.adminPassword ?? dataDir.secret("admin-password");
-  const node = await start(settings, { dataDir, keyspaces, urlOf, adminPassword, embedded: postgres !== undefined });
+  const node = await start(settings, { dataDir, keyspaces, urlOf, routingFile, adminPassword, embedded: postgres !== undefined });
   if (postgres) await samples(node, dataDir);
   banner(settings, { adminPassword: firstPassword ? adminPassword : undefined, embedded: postgres !== undefined });
 }
@@ -40,19 +41,27 @@ async function main(): Promise<void> {
 async function embedded(dataDir: DataDir, keyspaces: Keyspaces): Promise<EmbeddedPostgres> {
   const postgres = await startEmbeddedPostgres({ dataDir: dataDir.path, log: (line) => process.stderr.write(`${line}\n`) });
   started.push({ name: "PostgreSQL", stop: () => postgres.stop() });
-  await postgres.ensureDatabases(keyspaces.databases().map(({ name }) => name));
+  await postgres.ensureDatabases(keyspaces.databases().flatMap(({ name }) => (URL.canParse(name) ? [] : [name])));
   return postgres;
 }
 
 async function start(
   settings: Settings,
-  of: { dataDir: DataDir; keyspaces: Keyspaces; urlOf: (database: string) => string; adminPassword: string; embedded: boolean },
+  of: {
+    dataDir: DataDir;
+    keyspaces: Keyspaces;
+    urlOf: (database: string) => string;
+    routingFile: string;
+    adminPassword: string;
+    embedded: boolean;
+  },
 ): Promise<Node> {
   const jwtSecret = settings.jwtSecret ?? of.dataDir.secret("jwt");
   const node = await makeNode({
     nodeID: `tuanbar-${process.pid}`,
     keyspaces: of.keyspaces,
     urlOf: of.urlOf,
+    routingFile: of.routingFile,
     services: SERVICES,
     trade: { orderTtlSeconds: settings.orderTtlSeconds, settlementDelayMinutes: settings.settlementDelayMinutes },
     logLevel: settings.logLevel,

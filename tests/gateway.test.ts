@@ -400,7 +400,7 @@ test("a node is ready when every service is there and every database answers, as
   let asked = 0;
   const database = (name: string, query: () => Promise<unknown>): Database => ({ name, query }) as unknown as Database;
   const health = new Health(
-    [
+    () => [
       database("users", () => Promise.resolve((asked++, []))),
       database("sh", () => Promise.reject(new DatabaseUnavailable("gone"))),
       database("hz", () => new Promise(() => undefined)),
@@ -410,7 +410,7 @@ test("a node is ready when every service is there and every database answers, as
   const answers = await Promise.all([health.readiness(), health.readiness()]);
   assert.deepEqual(answers[0], { ready: false, missing: ["service user", "database sh", "database hz"] });
   assert.equal(asked, 1);
-  assert.deepEqual(await new Health([database("users", () => Promise.resolve([]))], () => []).readiness(), { ready: true, missing: [] });
+  assert.deepEqual(await new Health(() => [database("users", () => Promise.resolve([]))], () => []).readiness(), { ready: true, missing: [] });
 });
 
 test("a raw route is handed the open response once it is known who asks, and is ended when the node stops", async () => {

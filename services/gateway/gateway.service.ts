@@ -86,7 +86,7 @@ function build(this: This): void {
   invariant(typeof settings.jwtSecret === "string", "the gateway is told the JWT secret");
   const platform = platformOf(broker);
   const { metrics } = platform;
-  this.health = new Health(platform.databases.values(), () => {
+  this.health = new Health(() => platform.databases.values(), () => {
     const missing = REST_CONTRACTS.filter(({ name }) => this.broker.findNextActionEndpoint(name) instanceof Error);
     return [...new Set(missing.map(({ name }) => `service ${name.slice(0, name.indexOf("."))}`))];
   });

@@ -14,15 +14,15 @@ export interface Readiness {
 }
 
 export class Health {
-  readonly #databases: readonly Database[];
+  readonly #databases: () => Iterable<Database>;
   readonly #missingServices: () => readonly string[];
   #last: { readonly atMs: number; readonly readiness: Promise<Readiness> } | undefined;
   /** Set when the node begins to stop: readiness fails first, so that balancers look elsewhere while it still answers. */
   draining = false;
 
   /** `missingServices` names those that are not there yet: the door opens before the last of them has started. */
-  constructor(databases: Iterable<Database>, missingServices: () => readonly string[]) {
-    this.#databases = [...databases];
+  constructor(databases: () => Iterable<Database>, missingServices: () => readonly string[]) {
+    this.#databases = databases;
     this.#missingServices = missingServices;
   }
 
@@ -35,7 +35,7 @@ export class Health {
 
   async #ask(): Promise<Readiness> {
     const answers = await Promise.all(
-      this.#databases.map(async (database) => ((await answers1(database)) ? undefined : `database ${database.name}`)),
+      [...this.#databases()].map(async (database) => ((await answers1(database)) ? undefined : `database ${database.name}`)),
     );
     const missing = [...this.#missingServices(), ...answers.filter((name) => name !== undefined)];
     return { ready: missing.length === 0, missing };

@@ -17,6 +17,11 @@ const journal: ServiceSchema<{}, {}, Vars> = {
   started() {
     const platform = platformOf(this.broker);
     this.journal.start(platform.databases.values(), platform.metrics, this.logger);
+    platform.onRouted(() => {
+      this.journal
+        .follow(platform.databases.values())
+        .catch((error: unknown) => this.logger.error({ err: error }, "the relays did not follow the slots that moved"));
+    });
   },
   stopped() {
     return this.journal.stop();
