@@ -67,6 +67,8 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     keyspaces: options.keyspaces,
     databases: new Map(options.keyspaces.databases().map(({ name, keyspace, slots }) => [name, openDatabase(name, keyspace, slots)])),
     openDatabase,
+    urlOf: options.urlOf,
+    routingFile: options.routingFile,
     metrics: new Metrics(),
     logger,
     trade: options.trade,
@@ -76,8 +78,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   for (const name of new Set<ServiceName>(["routing", ...options.services])) {
     const schema =
       options.replace?.[name] ?? ((await import(`./services/${name}/${name}.service.ts`)) as { default: ServiceSchema }).default;
-    const ofNode = name === "routing" ? { file: options.routingFile, urlOf: options.urlOf } : {};
-    broker.createService({ ...schema, settings: { ...schema.settings, ...ofNode, ...options.settings?.[name] } });
+    broker.createService({ ...schema, settings: { ...schema.settings, ...options.settings?.[name] } });
   }
   await broker.start();
   return {

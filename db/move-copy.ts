@@ -4,6 +4,7 @@
  * ours: see docs/decisions/0008-moving-slots.md. What is not partitioned by slot is a few rows, copied here while nobody writes them.
  */
 import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { SLOT_COUNT } from "../domain/ids.ts";
 import { emptySlots, inTransaction, partitionsOf } from "./move-fence.ts";
@@ -122,32 +123,31 @@ export const isCaughtUp = ({ source, name }: Ends, at: string): Promise<boolean>
 /** Ends the copy for good, however far it came. */
 export async function endCopy({ source, target, name }: Ends): Promise<void> {
   const quoted = pg.escapeIdentifier(name);
-  // Also drops its replication slots at the source. Without the main one it would fail, so it is told that there is none.
-  if (await hasRow(target, "select from pg_subscription where subname = $1", [name])) {
+  const { rows } = await target.query<{ oid: string }>("select oid::text as oid from pg_subscription where subname = $1", [name]);
+  if (rows[0]) {
     await target.query(`alter subscription ${quoted} disable`);
+    // It would drop its replication slots itself, but for those of tables under way it fails when one of them is gone: so one by one, here.
     await target.query(`alter subscription ${quoted} set (slot_name = none)`);
     await target.query(`drop subscription ${quoted}`);
+    await dropReplicationSlots(source, `pg\\_${rows[0].oid}\\_sync\\_%`);
   }
-  await dropReplicationSlots(source, name);
+  await dropReplicationSlots(source, name.replaceAll("_", "\\_"));
   await source.query(`drop publication if exists ${quoted}`);
 }
 
 const SLOT_FREE_TRIES = 100;
 
 /** A worker that was told to stop holds its replication slot for a moment longer. */
-async function dropReplicationSlots(source: pg.Client, name: string): Promise<void> {
+async function dropReplicationSlots(source: pg.Client, like: string): Promise<void> {
   for (let tries = 1; ; tries++) {
-    const { rows } = await source.query<{ active: boolean }>(
-      "select active from pg_replication_slots where slot_name = $1 and database = current_database()",
-      [name],
+    const { rows } = await source.query<{ name: string; active: boolean }>(
+      "select slot_name as name, active from pg_replication_slots where slot_name like $1 and database = current_database()",
+      [like],
     );
-    if (rows.length === 0) return;
-    if (rows[0]?.active === false) {
-      await source.query("select pg_drop_replication_slot($1)", [name]);
-      return;
-    }
-    if (tries === SLOT_FREE_TRIES) throw new Error(`the replication slot ${name} is still in use`);
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    for (const { name, active } of rows) if (!active) await source.query("select pg_drop_replication_slot($1)", [name]);
+    if (rows.every(({ active }) => !active)) return;
+    if (tries === SLOT_FREE_TRIES) throw new Error(`replication slots like ${like} are still in use`);
+    await sleep(100);
   }
 }
 

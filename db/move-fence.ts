@@ -112,16 +112,38 @@ export async function fenceSlots(
   );
 }
 
-/** Lets writes in again; `state` undefined forgets that there was a move. */
-export async function openSlots(client: pg.Client, slots: readonly number[], state: "opened" | undefined, peer: string): Promise<void> {
+/**
+ * Lets writes in again, where the slots stand in one of these states, and then in `to` (undefined: nothing is known of a move any more). Anything
+ * else means that somebody else has gone on with them meanwhile, and that they may be served elsewhere.
+ */
+export async function unfenceSlots(
+  client: pg.Client,
+  slots: readonly number[],
+  from: readonly SlotState[],
+  to: SlotState | undefined,
+): Promise<void> {
   const partitions = await partitionsOf(client, slots);
   await withoutContention(() =>
     inTransaction(client, async () => {
+      await expectMarks(client, slots, from);
       await client.query(partitions.map(({ name }) => `drop trigger if exists moving_fence on public.${name}`).join(";"));
-      if (state === undefined) await forgetSlots(client, slots);
-      else await markSlots(client, slots, state, peer);
+      if (to === undefined) await forgetSlots(client, slots);
+      else await client.query("update moving.slots set state = $2, at = now() where slot = any($1)", [slots, to]);
     }),
   );
+}
+
+/** The decision: from here on the slots are the other database's. */
+export const decideMove = (client: pg.Client, slots: readonly number[]): Promise<void> =>
+  inTransaction(client, async () => {
+    await expectMarks(client, slots, ["fenced"]);
+    await client.query("update moving.slots set state = 'moved', at = now() where slot = any($1)", [slots]);
+  });
+
+async function expectMarks(client: pg.Client, slots: readonly number[], states: readonly SlotState[]): Promise<void> {
+  const { rows } = await client.query<SlotMark>("select slot, state, peer from moving.slots where slot = any($1) for update", [slots]);
+  const wrong = slots.filter((slot) => !states.includes(rows.find((row) => row.slot === slot)?.state ?? "opened"));
+  if (rows.length < slots.length || wrong.length > 0) throw new Error(`slots ${slots.join(", ")} are not all ${states.join(" or ")} any more`);
 }
 
 /** Empties partitions, but only while they are fenced: what is served here is never touched. */
@@ -129,11 +151,7 @@ export async function emptySlots(client: pg.Client, slots: readonly number[], ci
   const partitions = await partitionsOf(client, slots);
   await withoutContention(() =>
     inTransaction(client, async () => {
-      const { rows } = await client.query(
-        "select from moving.slots where slot = any($1) and state in ('moved', 'receiving') for update",
-        [slots],
-      );
-      if (rows.length !== slots.length) throw new Error(`slots ${slots.join(", ")} are not all fenced: nothing is emptied`);
+      await expectMarks(client, slots, ["moved", "receiving"]);
       await client.query(`truncate ${partitions.map(({ name }) => `public.${name}`).join(", ")}`);
       await client.query("update chain_heads set seq = 0, hash = decode(repeat('00', 32), 'hex') where slot = any($1)", [slots]);
       await client.query("delete from relay_marks where slot = any($1)", [slots]);

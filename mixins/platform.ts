@@ -21,6 +21,10 @@ export interface TradeSettings {
 export interface PlatformParts {
   readonly keyspaces: Keyspaces;
   readonly databases: ReadonlyMap<string, Database>;
+  /** The URL of a database by its name in a routing table. */
+  readonly urlOf: (database: string) => string;
+  /** Where a routing table that has changed is kept for the next start; without it nothing can be moved. */
+  readonly routingFile: string | undefined;
   /** Opens a database that a later routing table names. */
   readonly openDatabase: (name: string, keyspace: Keyspace, slots: readonly number[]) => Database;
   readonly metrics: Metrics;
@@ -36,6 +40,8 @@ const RETIRED_MS = LIMITS.requestMs;
 export class Platform {
   readonly metrics: Metrics;
   readonly trade: TradeSettings;
+  readonly urlOf: PlatformParts["urlOf"];
+  readonly routingFile: string | undefined;
   readonly stockGate = new StockGate();
   readonly #logger: Logger;
   readonly #kinds = new Map<string, DrainFunction<never, unknown>>();
@@ -53,6 +59,8 @@ export class Platform {
   constructor(parts: PlatformParts) {
     this.#keyspaces = parts.keyspaces;
     this.#databases = parts.databases;
+    this.urlOf = parts.urlOf;
+    this.routingFile = parts.routingFile;
     this.#openDatabase = parts.openDatabase;
     this.metrics = parts.metrics;
     this.trade = parts.trade;

@@ -8,6 +8,7 @@ import * as notify from "../notify/notify.contract.ts";
 import * as ops from "../ops/ops.contract.ts";
 import * as order from "../order/order.contract.ts";
 import * as payment from "../payment/payment.contract.ts";
+import * as routing from "../routing/routing.contract.ts";
 import * as search from "../search/search.contract.ts";
 import * as user from "../user/user.contract.ts";
 import * as voucher from "../voucher/voucher.contract.ts";
@@ -24,6 +25,7 @@ const MODULES: readonly Readonly<Record<string, unknown>>[] = [
   group,
   voucher,
   notify,
+  routing,
   ops,
 ];
 

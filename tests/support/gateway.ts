@@ -58,6 +58,8 @@ export async function testGateway(
     new Platform({
       keyspaces,
       databases: new Map(),
+      urlOf: (database) => database,
+      routingFile: undefined,
       openDatabase: () => assert.fail("nothing moves here"),
       metrics,
       logger: broker.logger,
