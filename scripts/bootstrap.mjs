@@ -8,6 +8,7 @@ const COMMANDS = {
   test: ["scripts/test.ts"],
   demo: ["demo/main.ts"],
   bench: ["bench/main.ts"],
+  shards: ["scripts/shards.ts"],
   check: ["scripts/check.ts"],
 };
 
