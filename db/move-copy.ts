@@ -156,7 +156,8 @@ export async function copyRest(ends: Ends): Promise<void> {
   const { source, target, slots, city } = ends;
   const sources = slots.map((slot) => `${city}/${slot}`);
   const read = async (text: string, values: readonly unknown[]): Promise<string> =>
-    (await source.query<{ rows: string }>(`select coalesce(json_agg(r), '[]')::text as rows from (${text}) r`, [...values])).rows[0]?.rows ?? "[]";
+    (await source.query<{ rows: string }>(`select coalesce(json_agg(r), '[]')::text as rows from (${text}) r`, [...values])).rows[0]
+      ?.rows ?? "[]";
   const heads = await read("select * from chain_heads where slot = any($1)", [slots]);
   const marks = await read("select * from relay_marks where slot = any($1)", [slots]);
   const parked = await read("select * from parked_events where source = any($1)", [sources]);

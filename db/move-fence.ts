@@ -49,7 +49,10 @@ export async function makeMovingSchema(client: pg.Client): Promise<void> {
 }
 
 const HAS_MARKS: Statement = { name: "move/has-marks", text: `select to_regclass('moving.slots') is not null as has` };
-const FENCED_SLOTS: Statement = { name: "move/fenced", text: `select slot from moving.slots where state in ('fenced', 'moved', 'receiving')` };
+const FENCED_SLOTS: Statement = {
+  name: "move/fenced",
+  text: `select slot from moving.slots where state in ('fenced', 'moved', 'receiving')`,
+};
 
 /** The slots whose writes this database refuses. */
 export async function fencedSlots(database: Queryable): Promise<number[]> {
@@ -143,7 +146,8 @@ export const decideMove = (client: pg.Client, slots: readonly number[]): Promise
 async function expectMarks(client: pg.Client, slots: readonly number[], states: readonly SlotState[]): Promise<void> {
   const { rows } = await client.query<SlotMark>("select slot, state, peer from moving.slots where slot = any($1) for update", [slots]);
   const wrong = slots.filter((slot) => !states.includes(rows.find((row) => row.slot === slot)?.state ?? "opened"));
-  if (rows.length < slots.length || wrong.length > 0) throw new Error(`slots ${slots.join(", ")} are not all ${states.join(" or ")} any more`);
+  if (rows.length < slots.length || wrong.length > 0)
+    throw new Error(`slots ${slots.join(", ")} are not all ${states.join(" or ")} any more`);
 }
 
 /** Empties partitions, but only while they are fenced: what is served here is never touched. */

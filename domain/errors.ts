@@ -7,5 +7,13 @@ import { ORDER_ERRORS } from "./order/errors.ts";
 import { USER_ERRORS } from "./user/errors.ts";
 import { VOUCHER_ERRORS } from "./voucher/errors.ts";
 
-export const ERRORS = { ...COMMON_ERRORS, ...USER_ERRORS, ...DEAL_ERRORS, ...ORDER_ERRORS, ...GROUP_ERRORS, ...VOUCHER_ERRORS, ...OPS_ERRORS } as const;
+export const ERRORS = {
+  ...COMMON_ERRORS,
+  ...USER_ERRORS,
+  ...DEAL_ERRORS,
+  ...ORDER_ERRORS,
+  ...GROUP_ERRORS,
+  ...VOUCHER_ERRORS,
+  ...OPS_ERRORS,
+} as const;
 export type ErrorCode = keyof typeof ERRORS;

@@ -30,12 +30,14 @@ async function main(): Promise<void> {
   const api = await Api.open(values.url ?? `http://${hostOf(settings)}:${settings.port}`, adminPassword(settings));
   const [verb, city, slots, to] = positionals;
   if (verb === undefined && !values.abort) return show((await api.ask<{ items: Shard[] }>("GET", "/ops/shards?sizes=true")).items);
-  if (verb !== "move" || city === undefined || slots === undefined || to === undefined || positionals.length > 4) throw new StartError(USAGE);
+  if (verb !== "move" || city === undefined || slots === undefined || to === undefined || positionals.length > 4)
+    throw new StartError(USAGE);
   const path = values.abort ? "/ops/shards/move/abort" : "/ops/shards/move";
   await follow(api, await api.ask<Move>("POST", path, { city, slots, to }));
 }
 
-const hostOf = ({ host }: Settings): string => (host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host.includes(":") ? `[${host}]` : host);
+const hostOf = ({ host }: Settings): string =>
+  host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host.includes(":") ? `[${host}]` : host;
 
 function adminPassword({ adminPassword: given, dataDir }: Settings): string {
   if (given !== undefined) return given;
@@ -92,7 +94,7 @@ function show(shards: readonly Shard[]): void {
 async function follow(api: Api, begun: Move): Promise<void> {
   let printed = "";
   let awayMs = performance.now();
-  for (let move = begun; ; ) {
+  for (let move = begun; ;) {
     const told = `${move.step}${move.detail === "" ? "" : `: ${move.detail}`}`;
     if (told !== printed) process.stdout.write(`${move.action} ${move.city} ${move.slots} ${move.from} → ${move.to}  ${told}\n`);
     printed = told;

@@ -10,17 +10,17 @@ import pg from "pg";
 import { displayName, withSlotsMoved, type Keyspace } from "../../db/keyspaces.ts";
 import { migrate } from "../../db/migrate.ts";
 import { compareSlots } from "../../db/move-compare.ts";
+import { beginCopy, copyProgress, copyRest, endCopy, type Ends, isCaughtUp, logEnd, pullSequencesAhead } from "../../db/move-copy.ts";
 import {
-  beginCopy,
-  copyProgress,
-  copyRest,
-  endCopy,
-  type Ends,
-  isCaughtUp,
-  logEnd,
-  pullSequencesAhead,
-} from "../../db/move-copy.ts";
-import { decideMove, emptySlots, fenceSlots, forgetSlots, makeMovingSchema, markSlots, readMarks, unfenceSlots } from "../../db/move-fence.ts";
+  decideMove,
+  emptySlots,
+  fenceSlots,
+  forgetSlots,
+  makeMovingSchema,
+  markSlots,
+  readMarks,
+  unfenceSlots,
+} from "../../db/move-fence.ts";
 import { dropReplicationSlot, lookAtReplicationSlot, replicationSlotName } from "../../mixins/journal-store.ts";
 import type { Queryable } from "../../db/database.ts";
 import type { Platform } from "../../mixins/platform.ts";
@@ -157,4 +157,3 @@ export async function abort(move: Move): Promise<void> {
   await fenceSlots(target, slots, "moved", from);
   await emptySlots(target, slots, city);
 }
-

@@ -55,7 +55,9 @@ export class Mover {
       return raise(OPS_ERRORS, "MOVE_IN_PROGRESS", { what: `slots ${this.#last.slots} of ${this.#last.city} are moving` });
     }
     const keyspace = this.#platform.keyspaces.byCode(wish.city) ?? raise(COMMON_ERRORS, "CITY_NOT_FOUND", { city: wish.city });
-    const slots = [...new Set(slotRange(wish.slots) ?? refuse(`slots are numbers or ranges from 0 to 15, not ${wish.slots}`))].sort((a, b) => a - b);
+    const slots = [...new Set(slotRange(wish.slots) ?? refuse(`slots are numbers or ranges from 0 to 15, not ${wish.slots}`))].sort(
+      (a, b) => a - b,
+    );
     if (this.#platform.routingFile === undefined) refuse("this node has no place to keep a changed routing table");
     this.#checkName(wish.to, keyspace);
     const view: View = {
@@ -89,7 +91,8 @@ export class Mover {
   }
 
   #checkName(to: string, keyspace: Keyspace): void {
-    if (URL.canParse(to) ? !/^postgres(ql)?:$/.test(new URL(to).protocol) : !DATABASE_NAME.test(to)) refuse(`not a database: ${displayName(to)}`);
+    if (URL.canParse(to) ? !/^postgres(ql)?:$/.test(new URL(to).protocol) : !DATABASE_NAME.test(to))
+      refuse(`not a database: ${displayName(to)}`);
     if (!URL.canParse(this.#platform.urlOf(to))) refuse("databases of this installation are named by their URL");
     const owner = this.#platform.keyspaces.all.find((other) => other !== keyspace && other.databases.includes(to));
     if (owner) refuse(`${displayName(to)} is a database of ${owner.code}`);
@@ -144,7 +147,8 @@ export class Mover {
   /** Where the slots come from; `to` itself when they have arrived and everything is cleared up. */
   async #sourceOf(keyspace: Keyspace, slots: readonly number[], to: string, target: pg.Client): Promise<string> {
     const now = [...new Set(slots.map((slot) => keyspace.databases[slot] ?? ""))];
-    if (now.length !== 1) refuse(`slots ${writeSlots(slots)} are in several databases (${now.map(displayName).join(", ")}): move them one after the other`);
+    if (now.length !== 1)
+      refuse(`slots ${writeSlots(slots)} are in several databases (${now.map(displayName).join(", ")}): move them one after the other`);
     if (now[0] !== to) return now[0] ?? "";
     const peers = [...new Set((await readMarks(target, slots)).map(({ peer }) => peer))];
     return peers[0] ?? to;
@@ -205,7 +209,8 @@ async function lock(source: pg.Client, keyspace: Keyspace): Promise<void> {
 async function standing({ source, target, slots, from, to, keyspace, platform }: Move): Promise<boolean> {
   const isHere = (slot: number): boolean => platform.keyspaces.byCode(keyspace.code)?.databases[slot] === from;
   const isOther = ({ slot, peer }: SlotMark, other: string): boolean => !slots.includes(slot) || peer !== other;
-  const unfinished = (mark: SlotMark): boolean => mark.state === "leaving" || mark.state === "fenced" || (mark.state === "moved" && isHere(mark.slot));
+  const unfinished = (mark: SlotMark): boolean =>
+    mark.state === "leaving" || mark.state === "fenced" || (mark.state === "moved" && isHere(mark.slot));
   const left = await readMarks(source, ALL_SLOTS);
   const right = await readMarks(target, ALL_SLOTS);
   for (const mark of [
