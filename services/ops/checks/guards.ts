@@ -28,7 +28,7 @@ const MISSING = `
    where not exists (select from pg_index i where i.indexrelid = to_regclass(guard) and i.indisunique and i.indisvalid)
   union all
   select t.relname, 'append-only trigger' from pg_class t
-   where t.oid in (select 'transfers'::regclass union all select inhrelid from pg_inherits where inhparent = 'transfers'::regclass)
+   where t.oid in (select 'public.transfers'::regclass union all select inhrelid from pg_inherits where inhparent = 'public.transfers'::regclass)
      and not exists (select from pg_trigger g where g.tgrelid = t.oid and g.tgname = 'transfers_append_only' and g.tgenabled in ('O', 'A'))`;
 
 export const GUARD_CHECKS: readonly Check[] = [
