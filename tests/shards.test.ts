@@ -196,9 +196,7 @@ describe("moving slots", () => {
         const stale = new Database({ name: "stale", city: HZ, slots: [slot], url: server.urlOf(from), onError: () => undefined });
         const journal = journalOf(node.broker);
         let slow = true;
-        journal.subscribe(
-          effectConsumer("moving", effects, () => (slow ? new Promise((resolve) => setTimeout(resolve, 100)) : undefined)) as never,
-        );
+        journal.subscribe(effectConsumer("moving", effects, () => (slow ? new Promise((resolve) => setTimeout(resolve, 100)) : undefined)));
         journal.start(node.platform.databases.values(), node.platform.metrics, node.broker.getLogger("journal"));
         node.platform.onRouted(() => void journal.follow(node.platform.databases.values()));
         try {
@@ -274,6 +272,7 @@ describe("moving slots", () => {
           ["hz", "6-9", "hz_x", /several databases/],
           ["hz", "8", "Not A Name", /not a database/],
           ["hz", "8", "http://localhost/x", /not a database/],
+          ["hz", "8", "postgresql://somebody:secret@127.0.0.1:1/x", /^127.0.0.1:1\/x cannot be used: (?!.*secret)/],
           ["hz", "8", keyspaces.keyspaces.byCode("sh")?.databases[0] ?? "", /is a database of sh/],
         ] as const) {
           await assert.rejects(

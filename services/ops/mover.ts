@@ -99,8 +99,7 @@ export class Mover {
   }
 
   async #start(view: View, keyspace: Keyspace, slots: readonly number[], to: string): Promise<View> {
-    await ensureDatabase(this.#platform.urlOf(to));
-    const target = await connectForMove(this.#platform.urlOf(to));
+    const target = await connectToTarget(this.#platform.urlOf(to), to);
     const clients = [target];
     const close = async (): Promise<void> => void (await Promise.allSettled(clients.map((client) => client.end())));
     try {
@@ -136,7 +135,7 @@ export class Mover {
         if (isDecided) refuse("the move is decided: repeat it to its end, then move the slots back");
         if ((await readMarks(source, slots)).length === 0) refuse("there is no such move");
       }
-      this.#running = this.#run(view, move, isDecided).finally(close);
+      this.#running = this.#run(view, move, isDecided).then(close);
       return { ...view };
     } catch (error) {
       await close();
@@ -199,6 +198,16 @@ export class Mover {
 const refuse = (reason: string): never => raise(OPS_ERRORS, "MOVE_REFUSED", { reason });
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** What is wrong with the target is what the operator asked for, and his to hear. */
+async function connectToTarget(url: string, to: string): Promise<pg.Client> {
+  try {
+    await ensureDatabase(url);
+    return await connectForMove(url);
+  } catch (error) {
+    return refuse(`${displayName(to)} cannot be used: ${messageOf(error)}`);
+  }
+}
 
 async function lock(source: pg.Client, keyspace: Keyspace): Promise<void> {
   const { rows } = await source.query<{ got: boolean }>("select pg_try_advisory_lock($1, $2) as got", [MOVE_LOCK, keyspace.id]);
