@@ -1,6 +1,6 @@
 /** Are the two copies of a slot the same? Asked while nobody writes to either, and before anybody relies on the second. */
 import type pg from "pg";
-import type { Ends } from "./move-copy.ts";
+import type { Ends, SequenceValue } from "./move-copy.ts";
 import { partitionsOf } from "./move-fence.ts";
 
 interface Sum {
@@ -16,8 +16,8 @@ async function sumOf(client: pg.Client, partition: string): Promise<Sum> {
   return rows[0] ?? { rows: "", hash: "" };
 }
 
-/** What differs, in words; nothing where all is well. */
-export async function compareSlots(ends: Ends): Promise<string[]> {
+/** What differs, in words; nothing where all is well. `reached`: the source's sequences, read behind the fence. */
+export async function compareSlots(ends: Ends, reached: readonly SequenceValue[]): Promise<string[]> {
   const { source, target, slots } = ends;
   const differences: string[] = [];
   for (const { name } of await partitionsOf(source, slots)) {
@@ -25,7 +25,7 @@ export async function compareSlots(ends: Ends): Promise<string[]> {
     if (left.rows !== right.rows) differences.push(`${name} has ${left.rows} rows and ${right.rows} in its copy`);
     else if (left.hash !== right.hash) differences.push(`the ${left.rows} rows of ${name} are not those of its copy`);
   }
-  return [...differences, ...(await compareHeads(ends)), ...(await compareSequences(ends))];
+  return [...differences, ...(await compareHeads(ends)), ...(await compareSequences(ends, reached))];
 }
 
 /** The head of each chain is the same, and is that of the last transfer copied. */
@@ -45,14 +45,12 @@ async function compareHeads({ source, target, slots }: Ends): Promise<string[]> 
   ];
 }
 
-async function compareSequences({ source, target }: Ends): Promise<string[]> {
-  const text = "select sequencename as name, coalesce(last_value, 0)::text as last from pg_sequences where schemaname = 'public'";
-  const [left, right] = await Promise.all([
-    source.query<{ name: string; last: string }>(text),
-    target.query<{ name: string; last: string }>(text),
-  ]);
-  const at = new Map(right.rows.map(({ name, last }) => [name, BigInt(last)]));
-  return left.rows
+async function compareSequences({ target }: Ends, reached: readonly SequenceValue[]): Promise<string[]> {
+  const { rows } = await target.query<SequenceValue>(
+    "select sequencename as name, coalesce(last_value, 0)::text as last from pg_sequences where schemaname = 'public'",
+  );
+  const at = new Map(rows.map(({ name, last }) => [name, BigInt(last)]));
+  return reached
     .filter(({ name, last }) => BigInt(last) > (at.get(name) ?? -1n))
     .map(({ name }) => `the sequence ${name} is behind that of the source`);
 }

@@ -187,9 +187,17 @@ export async function copyRest(ends: Ends): Promise<void> {
 /** Room for what the target hands out between reading its own count and setting it. */
 const AHEAD = 1_000;
 
-/** Whatever the target counts out from now on is new to the slots that have come. */
-export async function pullSequencesAhead({ source, target }: Ends): Promise<void> {
-  const { rows } = await source.query<{ name: string; last: string }>(
+export interface SequenceValue {
+  readonly name: string;
+  readonly last: string;
+}
+
+/**
+ * Whatever the target counts out from now on is new to the slots that have come. Returns where the source stood: it counts on for its other
+ * slots, but nothing beyond that is of these, since they are fenced.
+ */
+export async function pullSequencesAhead({ source, target }: Ends): Promise<SequenceValue[]> {
+  const { rows } = await source.query<SequenceValue>(
     "select sequencename as name, last_value::text as last from pg_sequences where schemaname = 'public' and last_value is not null",
   );
   // As mint_ids does: nobody mints between the look and the step.
@@ -205,4 +213,5 @@ export async function pullSequencesAhead({ source, target }: Ends): Promise<void
   } finally {
     await target.query("select pg_advisory_unlock(7431, 1)");
   }
+  return rows;
 }

@@ -103,11 +103,10 @@ async function catchUp(move: Move): Promise<void> {
     await sleep(5);
   }
   await copyRest(move);
-  await pullSequencesAhead(move);
 }
 
 async function compare(move: Move): Promise<void> {
-  const differences = await compareSlots(move);
+  const differences = await compareSlots(move, await pullSequencesAhead(move));
   if (differences.length > 0) throw new Error(`the copy is not the same: ${differences.slice(0, 5).join("; ")}`);
 }
 

@@ -35,6 +35,8 @@ export class Mover {
   readonly #stopping = new AbortController();
   #last: View | undefined;
   #running: Promise<void> | undefined;
+  /** Interrupts the move under way, and it alone. */
+  #interrupting = new AbortController();
 
   /** `entered` hears of each step before it is done. */
   constructor(broker: ServiceBroker, platform: Platform, logger: Logger, entered: (step: string) => void = () => undefined) {
@@ -50,7 +52,11 @@ export class Mover {
   }
 
   /** Resolves when it is known that it can be done, and is under way. */
-  begin(wish: Wish, action: View["action"]): Promise<View> {
+  async begin(wish: Wish, action: View["action"]): Promise<View> {
+    if (action === "abort" && this.#running) {
+      this.#interrupting.abort(new Error("it is taken back"));
+      await this.#running;
+    }
     if (this.#last?.state === "running") {
       return raise(OPS_ERRORS, "MOVE_IN_PROGRESS", { what: `slots ${this.#last.slots} of ${this.#last.city} are moving` });
     }
@@ -72,11 +78,14 @@ export class Mover {
       startedAt: new Date().toISOString(),
     };
     this.#last = view;
-    return this.#start(view, keyspace, slots, wish.to).catch((error: unknown) => {
+    this.#interrupting = new AbortController();
+    try {
+      return await this.#start(view, keyspace, slots, wish.to);
+    } catch (error) {
       view.state = "failed";
       view.detail = messageOf(error);
       throw error;
-    });
+    }
   }
 
   async stop(): Promise<void> {
@@ -126,7 +135,7 @@ export class Mover {
         to,
         platform: this.#platform,
         everywhere,
-        stopping: this.#stopping.signal,
+        stopping: AbortSignal.any([this.#stopping.signal, this.#interrupting.signal]),
         tell: (detail) => void (view.detail = detail),
       };
       await lock(source, keyspace);
@@ -135,7 +144,9 @@ export class Mover {
         if (isDecided) refuse("the move is decided: repeat it to its end, then move the slots back");
         if ((await readMarks(source, slots)).length === 0) refuse("there is no such move");
       }
-      this.#running = this.#run(view, move, isDecided).then(close);
+      this.#running = this.#run(view, move, isDecided)
+        .then(close)
+        .finally(() => (this.#running = undefined));
       return { ...view };
     } catch (error) {
       await close();
@@ -160,7 +171,9 @@ export class Mover {
       else {
         for (const step of STEPS) {
           if (isDecided && !step.decided) continue;
-          this.#stopping.signal.throwIfAborted();
+          // Behind the decision there is only forward; a node that stops leaves the rest to whoever repeats it.
+          if (decided) this.#stopping.signal.throwIfAborted();
+          else move.stopping.throwIfAborted();
           await this.#step(view, step.name, () => step.run(move));
           decided ||= step.name === "decide";
         }

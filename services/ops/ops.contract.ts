@@ -49,6 +49,7 @@ const MOVE = {
   /** A database of the embedded PostgreSQL by its name, or a URL. */
   to: { type: "string", max: 500 },
 } as const;
+const MOVE_EXAMPLE = { city: "hz", slots: "15", to: "hz_c" };
 const MOVE_ERRORS = ["MOVE_IN_PROGRESS", "MOVE_REFUSED", "CITY_NOT_FOUND"] as const;
 
 export const moveSlots = action("ops.moveShards", {
@@ -57,7 +58,7 @@ export const moveSlots = action("ops.moveShards", {
   answer: MoveView,
   errors: MOVE_ERRORS,
   timeoutMs: 60_000,
-  rest: { method: "POST", path: "/ops/shards/move", who: "admin", status: 202, tag: "Operating" },
+  rest: { method: "POST", path: "/ops/shards/move", who: "admin", status: 202, tag: "Operating", example: MOVE_EXAMPLE },
 });
 export const abortMove = action("ops.abortMove", {
   summary: "Take back a move that is not decided yet",
@@ -65,7 +66,7 @@ export const abortMove = action("ops.abortMove", {
   answer: MoveView,
   errors: MOVE_ERRORS,
   timeoutMs: 60_000,
-  rest: { method: "POST", path: "/ops/shards/move/abort", who: "admin", status: 202, tag: "Operating" },
+  rest: { method: "POST", path: "/ops/shards/move/abort", who: "admin", status: 202, tag: "Operating", example: MOVE_EXAMPLE },
 });
 const MoveList = { type: "array", items: MoveView } as const;
 export const listMoves = action("ops.moves", {
