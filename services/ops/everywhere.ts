@@ -16,6 +16,7 @@ export class Everywhere {
   readonly #shards: { readonly city: number; readonly slots: number[] };
   readonly #logger: Logger;
   #renewing: NodeJS.Timeout | undefined;
+  #renewal: Promise<void> = Promise.resolve();
   #heldSince: number | undefined;
   /** How long the slots were held. */
   heldMs: number | undefined;
@@ -29,12 +30,14 @@ export class Everywhere {
   /** Resolves when every node has committed what was under way. One that does not answer writes on, until the fence stands. */
   async hold(): Promise<void> {
     this.#heldSince ??= performance.now();
-    this.#renewing ??= setInterval(() => void this.#holdOnce(), RENEW_MS);
+    this.#renewing ??= setInterval(() => void (this.#renewal = this.#holdOnce()), RENEW_MS);
     await this.#holdOnce();
   }
 
   async release(): Promise<void> {
     this.letGo();
+    // A renewal that arrived behind the release would hold the slots for another lease.
+    await this.#renewal;
     if (this.#heldSince !== undefined) this.heldMs = Math.round(performance.now() - this.#heldSince);
     await this.#each("release", (nodeID) => call(this.#broker, releaseSlots, this.#shards, { nodeID }));
   }
