@@ -3,6 +3,7 @@ import { COMMON_ERRORS } from "./common-errors.ts";
 import { DEAL_ERRORS } from "./deal/errors.ts";
 import { GROUP_ERRORS } from "./group/errors.ts";
 import { JOURNAL_ERRORS } from "./journal/errors.ts";
+import { OPS_ERRORS } from "./ops/errors.ts";
 import { ORDER_ERRORS } from "./order/errors.ts";
 import { REFUND_ERRORS } from "./refund/errors.ts";
 import { USER_ERRORS } from "./user/errors.ts";
@@ -17,5 +18,6 @@ export const ERRORS = {
   ...VOUCHER_ERRORS,
   ...JOURNAL_ERRORS,
   ...REFUND_ERRORS,
+  ...OPS_ERRORS,
 } as const;
 export type ErrorCode = keyof typeof ERRORS;

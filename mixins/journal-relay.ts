@@ -49,6 +49,8 @@ export type RelayState = "starting" | "standing by" | "reading" | "stopped";
 
 export class Relay {
   readonly database: Database;
+  /** Those it began with: events of others are another relay's. */
+  readonly slots: readonly number[];
   readonly #consumers: readonly EventConsumer[];
   /** Undefined: every type there is. */
   readonly #types: ReadonlySet<string> | undefined;
@@ -64,6 +66,7 @@ export class Relay {
 
   constructor(database: Database, consumers: readonly EventConsumer[], logger: Logger, watch: DeliveryWatch) {
     this.database = database;
+    this.slots = database.slots;
     this.#consumers = consumers;
     this.#types = consumers.some((consumer) => consumer.types === "every")
       ? undefined
@@ -134,7 +137,7 @@ export class Relay {
   async #session(): Promise<void> {
     const replicationSlot = await replicationSlotName(this.database);
     await this.#ensureReplicationSlot(replicationSlot);
-    const session = new Session(this.database, this.#consumers, this.#types, this.#watch, (error) => this.#complain(error));
+    const session = new Session(this.database, this.slots, this.#consumers, this.#types, this.#watch, (error) => this.#complain(error));
     await session.open(replicationSlot);
     try {
       await session.begin();
@@ -181,6 +184,7 @@ export class Relay {
 /** What lives as long as one hold on a replication slot. */
 class Session implements ReplicationListener {
   readonly #database: Database;
+  readonly #slots: readonly number[];
   readonly #consumers: readonly EventConsumer[];
   readonly #types: ReadonlySet<string> | undefined;
   readonly #watch: DeliveryWatch;
@@ -199,12 +203,14 @@ class Session implements ReplicationListener {
 
   constructor(
     database: Database,
+    slots: readonly number[],
     consumers: readonly EventConsumer[],
     types: ReadonlySet<string> | undefined,
     watch: DeliveryWatch,
     complain: (error: unknown) => void,
   ) {
     this.#database = database;
+    this.#slots = slots;
     this.#consumers = consumers;
     this.#types = types;
     this.#watch = watch;
@@ -219,7 +225,7 @@ class Session implements ReplicationListener {
   /** With the replication slot in hand, and before anything of the log is handled or confirmed: who is how far. */
   async begin(): Promise<void> {
     const names = this.#consumers.map((consumer) => consumer.name);
-    const { epoch, marks } = await takeMarks(this.#database, names, this.#database.slots);
+    const { epoch, marks } = await takeMarks(this.#database, names, this.#slots);
     this.#epoch = epoch;
     const watch: LaneWatch = { ...this.#watch, unreachable: () => this.#checkDatabase() };
     for (const consumer of this.#consumers) {
@@ -227,7 +233,7 @@ class Session implements ReplicationListener {
         new Lane(
           consumer,
           this.#database,
-          marks.filter((mark) => mark.consumer === consumer.name),
+          marks.filter((mark) => mark.consumer === consumer.name && this.#slots.includes(mark.slot)),
           watch,
         ),
       );
@@ -266,6 +272,8 @@ class Session implements ReplicationListener {
   }
 
   row(row: EventRow): void {
+    // A slot that is being copied here, or was copied away: its events are told from where it is served.
+    if (!this.#slots.includes(row.slot)) return;
     this.#window.push(storedEvent(this.#database.city, row));
     for (const lane of this.#lanes) lane.wake();
     if (!this.#paused && this.#window.waiting >= WINDOW_EVENTS_MAX) {

@@ -11,6 +11,7 @@ const COMMANDS = {
   demo: ["demo/main.ts"],
   bench: ["bench/main.ts"],
   simpay: ["simpay/main.ts"],
+  shards: ["scripts/shards.ts"],
   check: ["scripts/check.ts"],
   search: ["scripts/search.ts"],
 };

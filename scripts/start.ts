@@ -8,9 +8,10 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "../db/embedded.ts";
-import { KeyspacesError, loadKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
+import { displayName, KeyspacesError, loadKeyspaces, saveKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { migrate, MigrationError } from "../db/migrate.ts";
-import { displayName, makeNode, SERVICES, type Node } from "../moleculer.config.ts";
+import { newestKeyspaces } from "../db/routing.ts";
+import { makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { ManifestError } from "../regions/registry.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
@@ -34,7 +35,8 @@ async function main(): Promise<void> {
 /** One node of a cluster keeps nothing on its own disk: its secrets are given, its data are the database servers'. */
 async function clusterNode(settings: Settings, { nats, nodeId, services }: ClusterSettings): Promise<void> {
   const { jwtSecret, adminPassword, port, host } = settings;
-  const keyspaces = loadKeyspaces(settings.keyspacesFile ?? "");
+  const configured = settings.keyspacesFile ?? "";
+  const keyspaces = await newestKeyspaces(loadKeyspaces(configured), (database) => database);
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(name, keyspace, displayName(name))));
   const node = await makeNode({
     nodeID: nodeId,
@@ -57,6 +59,7 @@ async function clusterNode(settings: Settings, { nats, nodeId, services }: Clust
     },
   });
   started.push({ name: "node", stop: () => node.stop() });
+  if (local) node.platform.onRouted(() => saveKeyspaces(configured, node.platform.keyspaces));
   process.send?.("ready");
   process.stdout.write(`${nodeId} serves ${services.join(", ")}\n`);
 }
@@ -69,13 +72,17 @@ const LOCAL_DRAIN_MS = 1_000;
 async function alone(settings: Settings): Promise<void> {
   const dataDir = openDataDir(settings.dataDir);
   started.push({ name: "data directory", stop: () => dataDir.release() });
-  const keyspaces = loadKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"));
-  const postgres = settings.keyspacesFile === undefined ? await embedded(dataDir, keyspaces) : undefined;
-  const urlOf = (database: string): string => postgres?.url(database) ?? database;
+  const configured = loadKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"));
+  const postgres = settings.keyspacesFile === undefined ? await embedded(dataDir, configured) : undefined;
+  const urlOf = (database: string): string => (URL.canParse(database) ? database : (postgres?.url(database) ?? database));
+  const keyspaces = await newestKeyspaces(configured, urlOf);
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(urlOf(name), keyspace, displayName(name))));
   const firstPassword = settings.adminPassword === undefined && !existsSync(join(dataDir.path, "secrets", "admin-password"));
   const adminPassword = settings.adminPassword ?? dataDir.secret("admin-password");
   const node = await start(settings, { dataDir, keyspaces, urlOf, adminPassword, embedded: postgres !== undefined });
+  const copyTable = (): void => saveKeyspaces(join(dataDir.path, "keyspaces.yaml"), node.platform.keyspaces);
+  copyTable();
+  node.platform.onRouted(copyTable);
   if (postgres) await samples(node, dataDir);
   banner(settings, { adminPassword: firstPassword ? adminPassword : undefined, embedded: postgres !== undefined });
 }
@@ -83,13 +90,19 @@ async function alone(settings: Settings): Promise<void> {
 async function embedded(dataDir: DataDir, keyspaces: Keyspaces): Promise<EmbeddedPostgres> {
   const postgres = await startEmbeddedPostgres({ dataDir: dataDir.path, log: (line) => process.stderr.write(`${line}\n`) });
   started.push({ name: "PostgreSQL", stop: () => postgres.stop() });
-  await postgres.ensureDatabases(keyspaces.databases().map(({ name }) => name));
+  await postgres.ensureDatabases(keyspaces.databases().flatMap(({ name }) => (URL.canParse(name) ? [] : [name])));
   return postgres;
 }
 
 async function start(
   settings: Settings,
-  of: { dataDir: DataDir; keyspaces: Keyspaces; urlOf: (database: string) => string; adminPassword: string; embedded: boolean },
+  of: {
+    dataDir: DataDir;
+    keyspaces: Keyspaces;
+    urlOf: (database: string) => string;
+    adminPassword: string;
+    embedded: boolean;
+  },
 ): Promise<Node> {
   const jwtSecret = settings.jwtSecret ?? of.dataDir.secret("jwt");
   const node = await makeNode({

@@ -1,4 +1,4 @@
--- A user keyspace after 000003-streams-and-chains.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A user keyspace after 000004-arrived-marks.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -170,6 +170,7 @@ create table relay_marks (
   event_id bigint not null,
   replayed boolean not null,
   epoch integer not null,
+  arrived boolean default false not null,
   constraint relay_marks_pkey PRIMARY KEY (consumer, slot)
 );
 

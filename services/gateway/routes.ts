@@ -9,6 +9,7 @@ import * as ops from "../ops/ops.contract.ts";
 import * as order from "../order/order.contract.ts";
 import * as payment from "../payment/payment.contract.ts";
 import * as probe from "../probe/probe.contract.ts";
+import * as routing from "../routing/routing.contract.ts";
 import * as settlement from "../settlement/settlement.contract.ts";
 import * as search from "../search/search.contract.ts";
 import * as searchIndex from "../search-index/search-index.contract.ts";
@@ -29,6 +30,7 @@ const MODULES: readonly Readonly<Record<string, unknown>>[] = [
   voucher,
   settlement,
   notify,
+  routing,
   ops,
   probe,
 ];

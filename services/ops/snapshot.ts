@@ -45,6 +45,7 @@ export class Snapshot {
     const [first, ...others] = readers;
     try {
       await Promise.all(readers.map((reader) => reader.connect()));
+      await Promise.all(readers.map((reader) => hideOtherSlots(reader, database.slots)));
       await Promise.all(readers.map((reader) => reader.query("begin isolation level repeatable read, read only")));
       const exported = await first?.query<{ at: Date; id: string }>("select now() as at, pg_export_snapshot() as id");
       const seen = exported?.rows[0];
@@ -77,6 +78,22 @@ export class Snapshot {
   close(): Promise<void> {
     return endAll(this.#readers);
   }
+}
+
+/**
+ * A database that was part of a move may hold slots it does not serve: not cleared away yet, or half copied. Views of the served slots stand
+ * before such tables for this session, so that no statement of a report has to think of it.
+ */
+async function hideOtherSlots(reader: pg.Client, slots: readonly number[]): Promise<void> {
+  const { rows } = await reader.query<{ name: string }>(
+    `select c.relname as name from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'slot'
+      where to_regclass('moving.slots') is not null and c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition`,
+  );
+  const views = rows.map(
+    ({ name }) =>
+      `create temp view ${name} as select * from public.${name} where slot in (${slots.length > 0 ? slots.map(Number).join(", ") : "null"})`,
+  );
+  if (views.length > 0) await reader.query(views.join(";"));
 }
 
 function newReader(database: Database): pg.Client {

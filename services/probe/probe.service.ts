@@ -36,9 +36,10 @@ const probe: ServiceSchema<{}, {}, Vars> = {
   async started() {
     const { port, host } = this.settings;
     if (port === undefined) return;
-    const { metrics, databases } = this.platform;
+    const { platform } = this;
+    const { metrics } = platform;
     collectDefaultMetrics({ register: metrics.registry });
-    const health = new Health(databases.values(), { missing: () => [], expected: 0 });
+    const health = new Health(() => platform.databases.values(), { missing: () => [], expected: 0 });
     const server = createServer((req, res) => void answer(req.url ?? "", res, health, metrics));
     this.health = health;
     this.server = server;
