@@ -46,9 +46,7 @@ export class Health {
 
   async #ask(): Promise<Readiness> {
     const all = [...this.#databases()];
-    const answers = await Promise.all(
-      all.map(async (database) => ((await answers1(database)) ? undefined : `database ${database.name}`)),
-    );
+    const answers = await Promise.all(all.map(async (database) => ((await answers1(database)) ? undefined : `database ${database.name}`)));
     const databases = answers.filter((name) => name !== undefined);
     const services = this.#services.missing().map((name) => `service ${name}`);
     const missing = [...services, ...databases];

@@ -65,7 +65,10 @@ export async function takeMarks(
   slots: readonly number[],
 ): Promise<{ epoch: number; marks: Mark[] }> {
   await tx.query(MEET, [consumers, slots]);
-  const rows = await tx.query<{ consumer: string; slot: number; event_id: string; replayed: boolean; epoch: number }>(TAKE, [consumers, slots]);
+  const rows = await tx.query<{ consumer: string; slot: number; event_id: string; replayed: boolean; epoch: number }>(TAKE, [
+    consumers,
+    slots,
+  ]);
   const marks = rows.map((row): Mark => ({ consumer: row.consumer, slot: row.slot, eventId: row.event_id, replayed: row.replayed }));
   return { epoch: rows[0]?.epoch ?? 0, marks: marks.filter((mark) => consumers.includes(mark.consumer)) };
 }

@@ -1,11 +1,12 @@
 /**
  * `npm run shards`: the map of a running server (city and slot → database, rows, bytes, owner node, commands waiting), and
  * `npm run shards -- move hz 8-15 <database>`, which moves slots to another database and tells how far it is. Interrupted in any way, the same
- * command goes on with it; `-- move --abort hz 8-15 <database>` takes it back, until it is decided. See docs/sharding.md.
+ * command goes on with it; `-- move --abort hz 8-15 <database>` takes it back, until it is decided. Also of `npm run cluster`. See docs/sharding.md.
  */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { parseArgs } from "node:util";
 import type { Of } from "../mixins/contract.ts";
 import type { MoveView, ShardView } from "../services/ops/ops.contract.ts";
@@ -27,13 +28,21 @@ async function main(): Promise<void> {
     options: { url: { type: "string" }, abort: { type: "boolean", default: false } },
   });
   const settings = readSettings();
-  const api = await Api.open(values.url ?? `http://${hostOf(settings)}:${settings.port}`, adminPassword(settings));
+  const api = await Api.open(values.url ?? door(settings), adminPassword(settings));
   const [verb, city, slots, to] = positionals;
   if (verb === undefined && !values.abort) return show((await api.ask<{ items: Shard[] }>("GET", "/ops/shards?sizes=true")).items);
   if (verb !== "move" || city === undefined || slots === undefined || to === undefined || positionals.length > 4)
     throw new StartError(USAGE);
   const path = values.abort ? "/ops/shards/move/abort" : "/ops/shards/move";
   await follow(api, await api.ask<Move>("POST", path, { city, slots, to }));
+}
+
+/** Where `npm run cluster` has been there is its authority, and nginx in front. */
+function door(settings: Settings): string {
+  const caFile = join(settings.dataDir, "tls", "ca.pem");
+  const isCluster = existsSync(caFile);
+  if (isCluster) setDefaultCACertificates([...getCACertificates("default"), readFileSync(caFile, "utf8")]);
+  return `${isCluster ? "https" : "http"}://${hostOf(settings)}:${settings.port}`;
 }
 
 const hostOf = ({ host }: Settings): string =>

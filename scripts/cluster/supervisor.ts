@@ -188,11 +188,7 @@ export class Cluster {
     const keyspaces = await newestKeyspaces(loadKeyspaces(this.keyspacesFile), (database) => database);
     saveKeyspaces(this.keyspacesFile, keyspaces);
     // Here, once, rather than by six nodes that wait for each other.
-    await Promise.all(
-      keyspaces
-        .databases()
-        .map(({ name, keyspace }) => migrate(name, keyspace, displayName(name))),
-    );
+    await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(name, keyspace, displayName(name))));
   }
 
   async #server(spec: ChildSpec): Promise<void> {

@@ -98,11 +98,12 @@ export class Mover {
     return this.last;
   }
 
-  /** The database as the routing table will name it. Where that has URLs, a plain name is that of a database beside the one that has the slots. */
+  /** As the routing table will name it. Where that has URLs, a plain name is one of the city's own, or that of a database beside the one that has the slots. */
   #placeOf(asked: string, keyspace: Keyspace, slots: readonly number[]): string {
     if (URL.canParse(asked) ? !/^postgres(ql)?:$/.test(new URL(asked).protocol) : !DATABASE_NAME.test(asked))
       refuse(`not a database: ${displayName(asked)}`);
-    const to = URL.canParse(this.#platform.urlOf(asked)) ? asked : beside(keyspace.databases[slots[0] ?? 0] ?? "", asked);
+    const named = keyspace.databases.find((name) => displayName(name).endsWith(`/${asked}`));
+    const to = URL.canParse(this.#platform.urlOf(asked)) ? asked : (named ?? beside(keyspace.databases[slots[0] ?? 0] ?? "", asked));
     for (const { name, keyspace: owner } of this.#platform.keyspaces.databases()) {
       if (owner.id !== keyspace.id && name === to) refuse(`${displayName(to)} is a database of ${owner.code}`);
       // Streams and metrics go by what is shown.
