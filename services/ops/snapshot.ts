@@ -27,32 +27,36 @@ const READERS = 2;
 
 export class Snapshot {
   readonly database: Database;
+  /** What it served at that instant. */
+  readonly slots: readonly number[];
   /** The database's clock at the instant that is seen. */
   readonly at: Date;
   readonly #readers: readonly pg.Client[];
   readonly #idle: pg.Client[];
   readonly #waiting: ((reader: pg.Client) => void)[] = [];
 
-  private constructor(database: Database, readers: readonly pg.Client[], at: Date) {
+  private constructor(database: Database, slots: readonly number[], readers: readonly pg.Client[], at: Date) {
     this.database = database;
+    this.slots = slots;
     this.#readers = readers;
     this.#idle = [...readers];
     this.at = at;
   }
 
   static async open(database: Database): Promise<Snapshot> {
+    const { slots } = database;
     const readers = Array.from({ length: READERS }, () => newReader(database));
     const [first, ...others] = readers;
     try {
       await Promise.all(readers.map((reader) => reader.connect()));
-      await Promise.all(readers.map((reader) => hideOtherSlots(reader, database.slots)));
+      await Promise.all(readers.map((reader) => hideOtherSlots(reader, slots)));
       await Promise.all(readers.map((reader) => reader.query("begin isolation level repeatable read, read only")));
       const exported = await first?.query<{ at: Date; id: string }>("select now() as at, pg_export_snapshot() as id");
       const seen = exported?.rows[0];
       invariant(seen !== undefined, "a select without from gives a row");
       // An id of PostgreSQL's own making, such as 00000004-0000001B-1; it cannot be a parameter here.
       await Promise.all(others.map((reader) => reader.query(`set transaction snapshot ${pg.escapeLiteral(seen.id)}`)));
-      return new Snapshot(database, readers, seen.at);
+      return new Snapshot(database, slots, readers, seen.at);
     } catch (error) {
       await endAll(readers);
       throw unreachable(database, error);

@@ -115,7 +115,7 @@ async function inTurns(looks: readonly Look[]): Promise<Finding[]> {
 async function look(snapshot: Snapshot, { name, proves, statement, values = [] }: Check): Promise<Finding> {
   const rows = await snapshot.query<{ row: string; violations: string }>(
     `select row_to_json(v)::text as row, count(*) over () as violations from (${statement}) v limit ${EXAMPLES_MAX}`,
-    typeof values === "function" ? values(snapshot.database) : values,
+    typeof values === "function" ? values(snapshot) : values,
   );
   return {
     name,

@@ -18,13 +18,13 @@ export const ADDRESS_CHECKS: readonly Check[] = [
     proves:
       "every merchant, deal, group, order, payment, refund, voucher, settlement and payout lives where its id says, in a database that serves its slot",
     statement: misplaced(["merchants", "deals", "groups", "orders", "payments", "refunds", "vouchers", "settlements", "payouts"]),
-    values: (database) => [database.slots],
+    values: ({ slots }) => [slots],
   },
   {
     name: "addresses.user",
     scope: "user",
     proves: "every user and top-up lives where its id says, in a database that serves its slot",
     statement: misplaced(["users", "topups"]),
-    values: (database) => [database.slots],
+    values: ({ slots }) => [slots],
   },
 ];
