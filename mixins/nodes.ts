@@ -7,11 +7,14 @@ interface ActionListed {
   readonly endpoints?: readonly { readonly nodeID: string }[];
 }
 
-/** The nodes that offer an action, and can be reached. */
-export async function nodesOffering(via: Via, action: string): Promise<string[]> {
+/** By the name of each action, the nodes that offer it and can be reached. */
+export async function nodesByAction(via: Via): Promise<Map<string, string[]>> {
   const actions = await (via as Pick<ServiceBroker, "call">).call<ActionListed[], object>("$node.actions", {
     withEndpoints: true,
     onlyAvailable: true,
   });
-  return actions.find(({ name }) => name === action)?.endpoints?.map(({ nodeID }) => nodeID) ?? [];
+  return new Map(actions.map(({ name, endpoints = [] }) => [name, endpoints.map(({ nodeID }) => nodeID)]));
 }
+
+/** The nodes that offer an action, and can be reached. */
+export const nodesOffering = async (via: Via, action: string): Promise<string[]> => (await nodesByAction(via)).get(action) ?? [];

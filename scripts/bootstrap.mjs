@@ -12,6 +12,7 @@ const COMMANDS = {
   bench: ["bench/main.ts"],
   simpay: ["simpay/main.ts"],
   shards: ["scripts/shards.ts"],
+  repl: ["scripts/repl.ts"],
   check: ["scripts/check.ts"],
   search: ["scripts/search.ts"],
 };

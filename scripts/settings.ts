@@ -22,6 +22,8 @@ export interface Settings {
   readonly orderTtlSeconds: number;
   readonly rateLimits: "on" | "off";
   readonly logLevel: LogLevel;
+  /** A console on the terminal that started the server. */
+  readonly repl: "on" | "off";
   /** Path of a routing table with database URLs; unset: the embedded PostgreSQL. */
   readonly keyspacesFile?: string;
   /** Addresses and networks of proxies in front, whose X-Forwarded-For counts. */
@@ -66,6 +68,7 @@ export const VARIABLES: readonly string[] = [
     "ORDER_TTL_SECONDS",
     "RATE_LIMITS",
     "LOG_LEVEL",
+    "REPL",
   ],
   ...[
     "KEYSPACES",
@@ -112,6 +115,8 @@ export function readSettings(environment: Environment = process.env, { local = f
     throw new StartError("environment: NATS_URL is set and KEYSPACES is not: the nodes of a cluster share database servers");
   if (cluster !== undefined && jwtSecret === undefined)
     throw new StartError("environment: NATS_URL is set and JWT_SECRET is not: the nodes of a cluster share one secret");
+  if (cluster !== undefined && environment["REPL"] === "on")
+    throw new StartError("environment: REPL is on, which is for a server that is alone: a cluster has npm run repl");
   const redisUrl = redis(environment, "REDIS_URL");
   const adminPassword = secret(environment, "ADMIN_PASSWORD", 8);
   return Object.freeze({
@@ -123,6 +128,7 @@ export function readSettings(environment: Environment = process.env, { local = f
     orderTtlSeconds: wholeNumber(environment, "ORDER_TTL_SECONDS", { from: 1, to: 86_400, otherwise: 900 }),
     rateLimits,
     logLevel: oneOf(environment, "LOG_LEVEL", LOG_LEVELS, "info"),
+    repl: oneOf(environment, "REPL", ["on", "off"], "off"),
     ...(jwtSecret === undefined ? {} : { jwtSecret }),
     ...(adminPassword === undefined ? {} : { adminPassword }),
     ...(keyspacesFile === undefined ? {} : { keyspacesFile }),

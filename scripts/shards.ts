@@ -10,6 +10,7 @@ import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { parseArgs } from "node:util";
 import type { Of } from "../mixins/contract.ts";
 import type { MoveView, ShardView } from "../services/ops/ops.contract.ts";
+import { shardLines } from "./repl/commands.ts";
 import { readSettings, type Settings } from "./settings.ts";
 import { StartError } from "./start-error.ts";
 
@@ -30,7 +31,11 @@ async function main(): Promise<void> {
   const settings = readSettings();
   const api = await Api.open(values.url ?? door(settings), adminPassword(settings));
   const [verb, city, slots, to] = positionals;
-  if (verb === undefined && !values.abort) return show((await api.ask<{ items: Shard[] }>("GET", "/ops/shards?sizes=true")).items);
+  if (verb === undefined && !values.abort) {
+    const { items } = await api.ask<{ items: Shard[] }>("GET", "/ops/shards?sizes=true");
+    process.stdout.write(`${shardLines(items).join("\n")}\n`);
+    return;
+  }
   if (verb !== "move" || city === undefined || slots === undefined || to === undefined || positionals.length > 4)
     throw new StartError(USAGE);
   const path = values.abort ? "/ops/shards/move/abort" : "/ops/shards/move";
@@ -87,16 +92,6 @@ async function ask<A>(base: string, token: string, method: "GET" | "POST", path:
   const answer = (await reply.json()) as A & { readonly code?: string; readonly detail?: string };
   if (!reply.ok) throw new StartError(`${answer.code ?? reply.status}: ${answer.detail ?? reply.statusText}`);
   return answer;
-}
-
-function show(shards: readonly Shard[]): void {
-  const line = (...[city, slot, database, rows, size, owner, waiting]: readonly string[]): string =>
-    `${city?.padEnd(6)}${slot?.padStart(4)}  ${database?.padEnd(24)}${rows?.padStart(12)}${size?.padStart(10)}  ${owner?.padEnd(24)}${waiting}\n`;
-  process.stdout.write(line("city", "slot", "database", "rows", "MB", "owner", "waiting"));
-  for (const { city, slot, database, rows = 0, bytes = 0, owner, depth, moving } of shards)
-    process.stdout.write(
-      line(city, `${slot}`, database, `${rows}`, (bytes / 2 ** 20).toFixed(1), owner, `${depth}${moving ? "  moving" : ""}`),
-    );
 }
 
 /** Prints each step until the end; the exit code says which end it was. */

@@ -15,6 +15,7 @@ import { makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { ManifestError } from "../regions/registry.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
+import { openConsole } from "./repl/console.ts";
 import { readSettings, type ClusterSettings, type Settings } from "./settings.ts";
 import { StartError } from "./start-error.ts";
 
@@ -85,6 +86,7 @@ async function alone(settings: Settings): Promise<void> {
   node.platform.onRouted(copyTable);
   if (postgres) await samples(node, dataDir);
   banner(settings, { adminPassword: firstPassword ? adminPassword : undefined, embedded: postgres !== undefined });
+  if (settings.repl === "on") openConsole(node.broker, () => void stop(0));
 }
 
 async function embedded(dataDir: DataDir, keyspaces: Keyspaces): Promise<EmbeddedPostgres> {

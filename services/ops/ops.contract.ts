@@ -30,6 +30,29 @@ export const listShards = action("ops.shards", {
   rest: { method: "GET", path: "/ops/shards", who: "admin", status: 200, tag: "Operating" },
 });
 
+export const NodeMailboxView = shape("NodeMailbox", {
+  node: "string",
+  city: "number",
+  slot: "number",
+  depth: "number",
+  batchSize: "number",
+});
+/** Internal: the console's. */
+export const listAllMailboxes = action("ops.mailboxes", {
+  summary: "What waits in the mailboxes of every node",
+  params: {},
+  answer: { type: "array", items: NodeMailboxView },
+  retrySafe: true,
+});
+/** Internal: the console's. */
+export const drainNode = action("ops.drain", {
+  summary: "Let a node finish what it has and serve nothing more; refused where it alone serves something",
+  params: { node: { type: "string", min: 1, max: 64 } },
+  answer: { type: "array", items: "string" },
+  errors: ["NODE_NOT_FOUND", "NODE_NEEDED"],
+  retrySafe: true,
+});
+
 export const MoveView = shape("Move", {
   city: "string",
   slots: "string",

@@ -5,10 +5,13 @@ import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { nodesOffering } from "../../mixins/nodes.ts";
 import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
 import { Mover } from "./mover.ts";
+import { allMailboxes, drain } from "./nodes.ts";
 import {
   abortMove,
+  drainNode,
   dropDeadLetter,
   lastMove,
+  listAllMailboxes,
   listDeadLetters,
   listMoves,
   listRegions,
@@ -36,6 +39,8 @@ const ops: ServiceSchema<{}, {}, Vars> = {
   actions: {
     verify: handle(verify, verifyAll),
     shards: handle(listShards, shards),
+    mailboxes: handle(listAllMailboxes, (ctx) => allMailboxes(ctx)),
+    drain: handle(drainNode, (ctx) => drain(ctx, ctx.params.node)),
     moveShards: handle(moveSlots, move),
     abortMove: handle(abortMove, takeBack),
     moves: handle(listMoves, moves),

@@ -2,12 +2,12 @@
 import { SLOT_COUNT, shardKey } from "../../domain/ids.ts";
 import type { Database, Statement } from "../../db/database.ts";
 import { displayName, type Keyspace } from "../../db/keyspaces.ts";
-import { call, type Of, type Via } from "../../mixins/contract.ts";
+import type { Of, Via } from "../../mixins/contract.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import { ownerOf } from "../../mixins/slot-strategy.ts";
 import { nodesOffering } from "../../mixins/nodes.ts";
-import { listMailboxes, type MailboxView } from "../probe/probe.contract.ts";
-import type { ShardView } from "./ops.contract.ts";
+import { allMailboxes } from "./nodes.ts";
+import type { NodeMailboxView, ShardView } from "./ops.contract.ts";
 
 /** One action of each kind of keyspace stands for all: a node serves a shard or it does not. */
 const ACTION_OF = { city: "order.place", user: "wallet.try" } as const;
@@ -17,7 +17,7 @@ type View = Of<typeof ShardView>;
 export async function viewShards(via: Via, platform: Platform, withSizes: boolean): Promise<View[]> {
   const [owners, mailboxes, sizes] = await Promise.all([
     ownersOf(via),
-    nodesOffering(via, listMailboxes.name).then((nodes) => gatherMailboxes(via, nodes)),
+    gatherMailboxes(via),
     withSizes ? gatherSizes(platform) : new Map<string, Size>(),
   ]);
   const held = new Set(platform.held().map(shardKey));
@@ -70,12 +70,6 @@ async function gatherSizes(platform: Platform): Promise<Map<string, Size>> {
   return new Map((await Promise.all([...platform.databases.values()].map(ofDatabase))).flat());
 }
 
-/** Own boxes of every node, by node and shard. A node that does not answer within its 2 s is shown without them, not waited for. */
-async function gatherMailboxes(via: Via, nodes: readonly string[]): Promise<Map<string, Of<typeof MailboxView>>> {
-  const answers = await Promise.allSettled(nodes.map((nodeID) => call(via, listMailboxes, {}, { nodeID })));
-  return new Map(
-    answers.flatMap((answer, index) =>
-      answer.status === "fulfilled" ? answer.value.map((box) => [`${nodes[index]} ${shardKey(box)}`, box] as const) : [],
-    ),
-  );
-}
+/** Own boxes of every node, by node and shard. */
+const gatherMailboxes = async (via: Via): Promise<Map<string, Of<typeof NodeMailboxView>>> =>
+  new Map((await allMailboxes(via)).map((box) => [`${box.node} ${shardKey(box)}`, box]));
