@@ -13,7 +13,7 @@ export interface ConsoleCommand {
   /** Its name and its arguments, as commander writes them. */
   readonly command: string;
   readonly description: string;
-  run(broker: ServiceBroker, words: Readonly<Record<string, string>>, say: (line: string) => void): Promise<void>;
+  readonly run: (broker: ServiceBroker, words: Readonly<Record<string, string>>, say: (line: string) => void) => Promise<void>;
 }
 
 /** Found in the events by it. */
