@@ -15,6 +15,7 @@ test("an empty environment gives the documented defaults", () => {
     orderTtlSeconds: 900,
     rateLimits: "on",
     logLevel: "info",
+    repl: "off",
     trustedProxies: [],
   });
 });
@@ -55,6 +56,7 @@ test("every variable is taken over, with its type", () => {
     orderTtlSeconds: 2,
     rateLimits: "on",
     logLevel: "fatal",
+    repl: "off",
     keyspacesFile: keyspaces,
     trustedProxies: ["10.0.0.0/8", "::1"],
     redisUrl: "redis://:secret@redis:6379",
