@@ -116,7 +116,8 @@ export class Journal {
         if (this.#listening) this.#take(database, this.#listening);
       }
     });
-    this.#following = following;
+    // Whoever asked hears of a failure; the next one begins all the same.
+    this.#following = following.catch(() => undefined);
     return following;
   }
 
