@@ -2,7 +2,7 @@
 import { Errors, ServiceBroker, type BrokerOptions, type Logger, type ServiceSchema } from "moleculer";
 import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
-import type { Keyspaces } from "./db/keyspaces.ts";
+import { displayName, type Keyspaces } from "./db/keyspaces.ts";
 import { bundles } from "./mixins/bundles.ts";
 import { natsOptions, oneWayMeta, type NatsSettings } from "./mixins/bus.ts";
 import type { Channels } from "./mixins/channels/index.ts";
@@ -12,7 +12,7 @@ import { DomainErrorRegenerator } from "./mixins/errors.ts";
 import { EventStreams } from "./mixins/jetstream.ts";
 import { journalOf } from "./mixins/journal.ts";
 import { Metrics } from "./mixins/metrics.ts";
-import { attachPlatform, DEALS_CHANGED, Platform, type TradeSettings } from "./mixins/platform.ts";
+import { attachPlatform, DEALS_CHANGED, Platform, type PlatformParts, type TradeSettings } from "./mixins/platform.ts";
 import { RedisLink } from "./mixins/redis.ts";
 import { SlotStrategy } from "./mixins/slot-strategy.ts";
 import { RedisStockGate } from "./mixins/stock-gate.redis.ts";
@@ -40,6 +40,7 @@ export const SERVICES = [
   "notify",
   "order-index",
   "journal",
+  "routing",
   "ops",
   "callback",
   "recon",
@@ -62,7 +63,7 @@ export type RoleName = keyof typeof ROLES;
 export interface NodeOptions {
   readonly nodeID: string;
   readonly keyspaces: Keyspaces;
-  /** The URL of each database that `keyspaces` names. */
+  /** The URL of each database that `keyspaces` names, or will name. */
   readonly urlOf: (database: string) => string;
   readonly services: readonly ServiceName[];
   readonly trade: TradeSettings;
@@ -97,21 +98,21 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   const tracing = options.tracing && new (await import("./mixins/tracing.ts")).Tracing(options.tracing, options.nodeID);
   const broker = new ServiceBroker(brokerOptions(options, tracing));
   const logger = broker.getLogger("platform");
-  const databases = options.keyspaces.databases().map(
-    ({ name, keyspace, slots }) =>
-      new Database({
-        name: displayName(name),
-        city: keyspace.id,
-        slots,
-        url: options.urlOf(name),
-        onError: (error) => logger.warn(`an idle connection to ${name} broke: ${error.message}`),
-      }),
-  );
+  const openDatabase: PlatformParts["openDatabase"] = (name, keyspace, slots) =>
+    new Database({
+      name: displayName(name),
+      city: keyspace.id,
+      slots,
+      url: options.urlOf(name),
+      onError: (error) => logger.warn(`an idle connection to ${displayName(name)} broke: ${error.message}`),
+    });
   const metrics = new Metrics();
   const redis = options.redisUrl === undefined ? undefined : redisLink(options.redisUrl, metrics, logger);
   const platform = new Platform({
     keyspaces: options.keyspaces,
-    databases: new Map(options.keyspaces.databases().map(({ name }, index) => [name, databases[index] as Database])),
+    databases: new Map(options.keyspaces.databases().map(({ name, keyspace, slots }) => [name, openDatabase(name, keyspace, slots)])),
+    openDatabase,
+    urlOf: options.urlOf,
     metrics,
     logger,
     trade: options.trade,
@@ -125,7 +126,11 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   const journal = journalOf(broker);
   const streams = options.nats && new EventStreams(options.nats, `${options.nodeID} events`, logger);
   if (streams) journal.travelBy(streams);
-  for (const name of options.services) {
+  platform.onRouted(() => {
+    journal.follow().catch((error: unknown) => logger.error({ err: error }, "the event consumers did not follow the slots that moved"));
+  });
+  // Whatever else a node does, it follows the slots that move.
+  for (const name of new Set<ServiceName>(["routing", ...options.services])) {
     const schema =
       options.replace?.[name] ?? ((await import(`./services/${name}/${name}.service.ts`)) as { default: ServiceSchema }).default;
     broker.createService({ ...schema, settings: { ...schema.settings, ...options.settings?.[name] } });
@@ -138,7 +143,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     await platform.close();
     throw error;
   });
-  if (streams) journal.listen(platform.databases.values(), platform.metrics, logger);
+  if (streams) journal.listen(() => platform.databases.values(), platform.metrics, logger);
   return {
     broker,
     platform,
@@ -173,10 +178,6 @@ const loadRegions = (file: string, metrics: Metrics, logger: Logger): Promise<Re
 /** At `info` Moleculer tells every step of every service's start; our start is one banner, so there only these modules speak below `warn`. */
 const levels = (level: string): Record<string, string> =>
   level === "info" ? { GATEWAY: "info", PLATFORM: "info", "**": "warn" } : { "**": level };
-
-/** A routing table may name databases by URL: those have a password in them, and names are shown. */
-export const displayName = (database: string): string =>
-  URL.canParse(database) ? `${new URL(database).host}${new URL(database).pathname}` : database;
 
 /** Stands here and nowhere else: the runner's environment variable of that name would move a node silently. */
 const NAMESPACE = "tuanbar";

@@ -5,9 +5,9 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { startEmbeddedPostgres } from "../db/embedded.ts";
-import { loadKeyspaces } from "../db/keyspaces.ts";
+import { displayName, loadKeyspaces } from "../db/keyspaces.ts";
 import { migrate } from "../db/migrate.ts";
-import { displayName, makeNode, SERVICES } from "../moleculer.config.ts";
+import { makeNode, SERVICES } from "../moleculer.config.ts";
 import { openDataDir } from "../scripts/data-dir.ts";
 import { readSettings } from "../scripts/settings.ts";
 import { variant, VARIANTS } from "./variants/index.ts";

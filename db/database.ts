@@ -3,6 +3,8 @@
  * once a connection; values are parameters, never part of the text.
  */
 import pg from "pg";
+import { COMMON_ERRORS } from "../domain/common-errors.ts";
+import { refusal } from "../domain/error.ts";
 import { invariant } from "../domain/invariant.ts";
 import { SLOT_COUNT } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -69,14 +71,14 @@ const CONNECTIONS_MAX = 6;
 export class Database implements Queryable {
   readonly name: string;
   readonly city: number;
-  readonly slots: readonly number[];
   readonly url: string;
   readonly #pool: pg.Pool;
+  #slots: readonly number[];
 
   constructor(options: { name: string; city: number; slots: readonly number[]; url: string; onError: (error: Error) => void }) {
     this.name = options.name;
     this.city = options.city;
-    this.slots = options.slots;
+    this.#slots = options.slots;
     this.url = options.url;
     this.#pool = new pg.Pool({
       connectionString: options.url,
@@ -94,6 +96,16 @@ export class Database implements Queryable {
     this.#pool.on("connect", (client) => client.on("error", () => undefined));
   }
 
+  /** The slots it serves by the routing table in force. */
+  get slots(): readonly number[] {
+    return this.#slots;
+  }
+
+  /** The routing table has changed. */
+  serve(slots: readonly number[]): void {
+    this.#slots = slots;
+  }
+
   /** Connections: made, idle, and callers that wait for one. */
   get connections(): { total: number; idle: number; waiting: number } {
     return { total: this.#pool.totalCount, idle: this.#pool.idleCount, waiting: this.#pool.waitingCount };
@@ -107,7 +119,7 @@ export class Database implements Queryable {
       return rows;
     } catch (error) {
       client.release(isConnectionLoss(error));
-      throw isConnectionLoss(error) ? unavailable(this.name, error) : error;
+      throw isConnectionLoss(error) ? unavailable(this.name, error) : isFenced(error) ? moving() : error;
     }
   }
 
@@ -135,7 +147,7 @@ export class Database implements Queryable {
           (rollbackError: unknown) => client.release(rollbackError instanceof Error ? rollbackError : true),
         );
       } else client.release(true);
-      throw lost ? unavailable(this.name, error) : error;
+      throw lost ? unavailable(this.name, error) : isFenced(error) ? moving() : error;
     }
     const committed = await client.query("commit").then(
       ({ command }) => {
@@ -219,6 +231,11 @@ export const isContention = (error: unknown): boolean => ["40001", "40P01", "55P
 
 /** A constraint said no. */
 export const isConstraint = (error: unknown): boolean => sqlState(error)?.startsWith("23") ?? false;
+
+/** SQLSTATE of a write that a fence refused: the slot is moving, or has moved, to another database (`db/move-fence.ts`). */
+export const FENCED = "TBMOV";
+const isFenced = (error: unknown): boolean => sqlState(error) === FENCED;
+const moving = (): Error => refusal(COMMON_ERRORS, "SHARD_MOVING", { retryAfterSeconds: 1 });
 
 /** A statement ran into `statement_timeout`: it is not its values' fault, and running it again takes as long again. */
 export const isTooSlow = (error: unknown): boolean => sqlState(error) === "57014";

@@ -72,8 +72,9 @@ export const SETTINGS: Readonly<Record<string, string | number>> = {
   max_wal_senders: 32,
   max_replication_slots: 32,
   max_slot_wal_keep_size: "1GB",
-  // We publish and never subscribe: one idle process less.
-  max_logical_replication_workers: 0,
+  // Slots that move from one database to another are copied by a subscription: one worker applies, three copy tables.
+  max_logical_replication_workers: 4,
+  max_sync_workers_per_subscription: 3,
   // This build has no lz4, and pglz would take the cores that the drains need.
   wal_compression: "off",
   shared_buffers: "96MB",

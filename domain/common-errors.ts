@@ -34,6 +34,11 @@ export const COMMON_ERRORS = {
   BAD_REQUEST: define<{ reason: string }>(400, "never", (d) => d.reason),
   RATE_LIMITED: define<{ retryAfterSeconds: number }>(429, "later", (d) => `too many requests; try again in ${d.retryAfterSeconds} s`),
   OVERLOADED: define<{ retryAfterSeconds: number }>(503, "later", (d) => `busy; try again in ${d.retryAfterSeconds} s`),
+  SHARD_MOVING: define<{ retryAfterSeconds: number }>(
+    503,
+    "later",
+    (d) => `its shard is moving to another database; try again in ${d.retryAfterSeconds} s`,
+  ),
   UNAVAILABLE: define<{ what: string; retryAfterSeconds: number }>(
     503,
     "later",

@@ -4,6 +4,7 @@ import { COMMON_ERRORS } from "./common-errors.ts";
 import { DEAL_ERRORS } from "./deal/errors.ts";
 import { GROUP_ERRORS } from "./group/errors.ts";
 import { JOURNAL_ERRORS } from "./journal/errors.ts";
+import { OPS_ERRORS } from "./ops/errors.ts";
 import { ORDER_ERRORS } from "./order/errors.ts";
 import { PAYMENT_ERRORS } from "./payment/errors.ts";
 import { RECON_ERRORS } from "./recon/errors.ts";
@@ -23,5 +24,6 @@ export const ERRORS = {
   ...AUDIT_ERRORS,
   ...RECON_ERRORS,
   ...PAYMENT_ERRORS,
+  ...OPS_ERRORS,
 } as const;
 export type ErrorCode = keyof typeof ERRORS;

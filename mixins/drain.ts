@@ -7,7 +7,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
-import { refusal, type DomainError } from "../domain/error.ts";
+import { DomainError, refusal } from "../domain/error.ts";
 import type { Id, Shard } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
 import {
@@ -83,6 +83,9 @@ export class Drainer {
           return settleAll(commands, refusal(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 }));
         } else if (error instanceof DatabaseUnavailable) {
           return settleAll(commands, refusal(COMMON_ERRORS, "UNAVAILABLE", { what: "the database", retryAfterSeconds: 2 }));
+        } else if (error instanceof DomainError && error.retryable) {
+          // Its slot is fenced: this database may not be written to any more, or not yet.
+          return settleAll(commands, error);
         } else if (isConstraint(error) && !reread) {
           // Another node may have written between our read and our write; reading again tells.
           reread = true;

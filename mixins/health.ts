@@ -24,15 +24,16 @@ export interface ServicesNeeded {
  * a city whose database is down, or a search that restarts, is answered 503 by itself, and taking every door away for it would close the rest too.
  */
 export class Health {
-  readonly #databases: readonly Database[];
+  readonly #databases: () => Iterable<Database>;
   readonly #services: ServicesNeeded;
   #wasComplete = false;
   #last: { readonly atMs: number; readonly readiness: Promise<Readiness> } | undefined;
   /** Set when the node begins to stop: readiness fails first, so that balancers look elsewhere while it still answers. */
   draining = false;
 
-  constructor(databases: Iterable<Database>, services: ServicesNeeded) {
-    this.#databases = [...databases];
+  /** `databases` is asked at each look: slots move. */
+  constructor(databases: () => Iterable<Database>, services: ServicesNeeded) {
+    this.#databases = databases;
     this.#services = services;
   }
 
@@ -44,15 +45,14 @@ export class Health {
   }
 
   async #ask(): Promise<Readiness> {
-    const answers = await Promise.all(
-      this.#databases.map(async (database) => ((await answers1(database)) ? undefined : `database ${database.name}`)),
-    );
+    const all = [...this.#databases()];
+    const answers = await Promise.all(all.map(async (database) => ((await answers1(database)) ? undefined : `database ${database.name}`)));
     const databases = answers.filter((name) => name !== undefined);
     const services = this.#services.missing().map((name) => `service ${name}`);
     const missing = [...services, ...databases];
     this.#wasComplete ||= missing.length === 0;
     const none = (gone: readonly string[], all: number): boolean => all > 0 && gone.length === all;
-    const isOfUse = !none(services, this.#services.expected) && !none(databases, this.#databases.length);
+    const isOfUse = !none(services, this.#services.expected) && !none(databases, all.length);
     return { ready: this.#wasComplete && isOfUse, missing };
   }
 }

@@ -6,13 +6,14 @@
  * the batch is given back, to come again a little later, perhaps elsewhere.
  *
  * The batch itself tells whether one is missing before it: its number in its chain does not follow the last one handled (the stream was
- * emptied, lost, restored, or turned over while the consumer was away; the consumer is new). Then the table is read from the marks first.
+ * emptied, lost, restored, or turned over while the consumer was away; the consumer is new). Then the table is read from the marks first. So it is
+ * for slots that have come from another database, whose stream nobody may be reading any more.
  */
 import type { Consumer, JsMsg } from "nats";
 import type { Database } from "../db/database.ts";
 import { ACK_WAIT_MS, chainOf, type EventStreams } from "./jetstream.ts";
 import { decodeBatch } from "./jetstream-publisher.ts";
-import { findMarks, findPosition, moveMarks, type Position, savePosition } from "./jetstream-store.ts";
+import { findArrived, findMarks, findPosition, moveMarks, type Position, savePosition, settleArrived } from "./jetstream-store.ts";
 import { BATCH_EVENTS_MAX, Delivery, isPassing, rest, retryMs, type DeliveryWatch, type EventConsumer } from "./journal-delivery.ts";
 import { readTable, SEEN_MS } from "./journal-table.ts";
 import { storedEvent, type StoredEvent } from "./stored-event.ts";
@@ -78,6 +79,7 @@ export class StreamLane {
     for (let attempt = 1; !signal.aborted; attempt++) {
       try {
         const durable = await this.#streams.consumer(this.database, this.consumer.name);
+        await this.#welcome();
         for (;;) {
           const message = await this.#next(durable);
           if (signal.aborted) break;
@@ -149,7 +151,7 @@ export class StreamLane {
     const last = follows(this.#last, here) ? this.#last : await findPosition(this.database, this.consumer.name);
     if (last?.chain === here.chain && here.seq <= last.seq) return true;
     const batch = decodeBatch(message.string()).map((row) => storedEvent(this.database.city, row));
-    if (!follows(last, here) && !(await this.#replay())) return false;
+    if (!follows(last, here) && !(await this.#replay(await this.#marks()))) return false;
     if (!(await this.#deliver(batch))) return false;
     await moveMarks(this.database, this.consumer.name, marksOf(batch));
     await savePosition(this.database, this.consumer.name, here);
@@ -157,9 +159,14 @@ export class StreamLane {
     return true;
   }
 
+  /** Before anything is taken: of the slots that have come, what comes by the stream comes later. */
+  async #welcome(): Promise<void> {
+    const arrived = await findArrived(this.database, this.consumer.name, this.database.slots);
+    if (arrived.size > 0 && (await this.#replay(arrived))) await settleArrived(this.database, this.consumer.name, [...arrived.keys()]);
+  }
+
   /** What was published before this batch was in the log by then, and is in the table a moment later. */
-  async #replay(): Promise<boolean> {
-    const marks = await findMarks(this.database, this.consumer.name, this.database.slots);
+  async #replay(marks: ReadonlyMap<number, string>): Promise<boolean> {
     await rest(SEEN_MS, this.#stopping.signal);
     return readTable(this.database, marks, once, async (events) => {
       for (let at = 0; at < events.length; at += BATCH_EVENTS_MAX) {
@@ -168,6 +175,10 @@ export class StreamLane {
       await moveMarks(this.database, this.consumer.name, marksOf(events));
       return !this.#stopping.signal.aborted;
     });
+  }
+
+  #marks(): Promise<ReadonlyMap<number, string>> {
+    return findMarks(this.database, this.consumer.name, this.database.slots);
   }
 
   #deliver(events: readonly StoredEvent[]): Promise<boolean> {

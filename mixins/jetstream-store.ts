@@ -36,6 +36,24 @@ export async function findMarks(tx: Queryable, consumer: string, slots: readonly
   return new Map(rows.map((row) => [row.slot, row.event_id]));
 }
 
+const ARRIVED: Statement = {
+  name: "jetstream/arrived",
+  text: `select slot, event_id from relay_marks where consumer = $1 and slot = any($2) and arrived`,
+};
+/** Marks of slots that have come from another database: what lies behind them was told there, or was not. */
+export async function findArrived(tx: Queryable, consumer: string, slots: readonly number[]): Promise<Map<number, string>> {
+  const rows = await tx.query<{ slot: number; event_id: string }>(ARRIVED, [consumer, slots]);
+  return new Map(rows.map((row) => [row.slot, row.event_id]));
+}
+
+const SETTLED: Statement = {
+  name: "jetstream/settled",
+  text: `update relay_marks set arrived = false where consumer = $1 and slot = any($2) and arrived`,
+};
+/** What lay behind the marks of these slots is handled. */
+export const settleArrived = (tx: Queryable, consumer: string, slots: readonly number[]): Promise<object[]> =>
+  tx.query(SETTLED, [consumer, slots]);
+
 const MOVE: Statement = {
   name: "jetstream/move-marks",
   text: `

@@ -86,12 +86,12 @@ export async function prune(databases: readonly Database[], stopping: AbortSigna
 }
 
 export class Pruner {
-  readonly #databases: readonly Database[];
+  readonly #databases: () => Iterable<Database>;
   readonly #logger: Logger;
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
 
-  constructor(databases: readonly Database[], logger: Logger) {
+  constructor(databases: () => Iterable<Database>, logger: Logger) {
     this.#databases = databases;
     this.#logger = logger;
   }
@@ -112,7 +112,7 @@ export class Pruner {
       await rest(EVERY_MS, signal);
       if (signal.aborted) return;
       try {
-        const { events, inbox } = await prune(this.#databases, signal);
+        const { events, inbox } = await prune([...this.#databases()], signal);
         if (events + inbox > 0) this.#logger.info(`${events} events and ${inbox} marks of the inbox were old enough to go`);
       } catch (error) {
         if (!isPassing(error)) this.#logger.warn({ err: error }, "old events could not be pruned; trying again in an hour");

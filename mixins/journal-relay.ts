@@ -50,6 +50,8 @@ export type RelayState = "starting" | "standing by" | "reading" | "stopped";
 
 export class Relay {
   readonly database: Database;
+  /** Those it began with: events of others are another relay's. */
+  readonly slots: readonly number[];
   readonly #consumers: readonly EventConsumer[];
   /** Undefined: every type there is. */
   readonly #types: ReadonlySet<string> | undefined;
@@ -65,6 +67,7 @@ export class Relay {
 
   constructor(database: Database, consumers: readonly EventConsumer[], logger: Logger, watch: DeliveryWatch) {
     this.database = database;
+    this.slots = database.slots;
     this.#consumers = consumers;
     this.#types = consumers.some((consumer) => consumer.types === "every")
       ? undefined
@@ -135,7 +138,7 @@ export class Relay {
   async #session(): Promise<void> {
     const replicationSlot = await replicationSlotName(this.database);
     await this.#ensureReplicationSlot(replicationSlot);
-    const session = new Session(this.database, this.#consumers, this.#types, this.#watch, (error) => this.#complain(error));
+    const session = new Session(this.database, this.slots, this.#consumers, this.#types, this.#watch, (error) => this.#complain(error));
     await session.open(replicationSlot);
     try {
       await session.begin();
@@ -182,6 +185,7 @@ export class Relay {
 /** What lives as long as one hold on a replication slot. */
 class Session implements ReplicationListener {
   readonly #database: Database;
+  readonly #slots: readonly number[];
   readonly #consumers: readonly EventConsumer[];
   readonly #types: ReadonlySet<string> | undefined;
   readonly #watch: DeliveryWatch;
@@ -200,12 +204,14 @@ class Session implements ReplicationListener {
 
   constructor(
     database: Database,
+    slots: readonly number[],
     consumers: readonly EventConsumer[],
     types: ReadonlySet<string> | undefined,
     watch: DeliveryWatch,
     complain: (error: unknown) => void,
   ) {
     this.#database = database;
+    this.#slots = slots;
     this.#consumers = consumers;
     this.#types = types;
     this.#watch = watch;
@@ -221,7 +227,7 @@ class Session implements ReplicationListener {
   /** With the replication slot in hand, and before anything of the log is handled or confirmed: who is how far. */
   async begin(): Promise<void> {
     const names = this.#consumers.map((consumer) => consumer.name);
-    const { epoch, marks } = await takeMarks(this.#database, names, this.#database.slots);
+    const { epoch, marks } = await takeMarks(this.#database, names, this.#slots);
     this.#epoch = epoch;
     const watch: LaneWatch = { ...this.#watch, unreachable: () => this.#checkDatabase() };
     for (const consumer of this.#consumers) {
@@ -229,7 +235,7 @@ class Session implements ReplicationListener {
         new Lane(
           consumer,
           this.#database,
-          marks.filter((mark) => mark.consumer === consumer.name),
+          marks.filter((mark) => mark.consumer === consumer.name && this.#slots.includes(mark.slot)),
           watch,
         ),
       );
@@ -268,6 +274,8 @@ class Session implements ReplicationListener {
   }
 
   row(row: EventRow, transaction: number): void {
+    // A slot that is being copied here, or was copied away: its events are told from where it is served.
+    if (!this.#slots.includes(row.slot)) return;
     this.#window.push(storedEvent(this.#database.city, row), transaction);
     for (const lane of this.#lanes) lane.wake();
     if (!this.#paused && this.#window.waiting >= WINDOW_EVENTS_MAX) {

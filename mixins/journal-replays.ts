@@ -13,14 +13,14 @@ import { storedEvent } from "./stored-event.ts";
 const LOOK_MS = 1_000;
 
 export class Replays {
-  readonly #databases: readonly Database[];
+  readonly #databases: () => Iterable<Database>;
   readonly #consumersOf: (database: Database) => readonly EventConsumer[];
   readonly #logger: Logger;
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
 
   /** `consumersOf`: the event consumers of a database's events that live on this node at the moment. */
-  constructor(databases: readonly Database[], consumersOf: (database: Database) => readonly EventConsumer[], logger: Logger) {
+  constructor(databases: () => Iterable<Database>, consumersOf: (database: Database) => readonly EventConsumer[], logger: Logger) {
     this.#databases = databases;
     this.#consumersOf = consumersOf;
     this.#logger = logger;
@@ -38,7 +38,7 @@ export class Replays {
   async #run(): Promise<void> {
     const { signal } = this.#stopping;
     while (!signal.aborted) {
-      for (const database of this.#databases) {
+      for (const database of this.#databases()) {
         try {
           while (!signal.aborted && (await this.#replayOne(database)));
         } catch (error) {

@@ -52,12 +52,12 @@ const MEET: Statement = {
 const TAKE: Statement = {
   name: "journal/take",
   text: `
-    update relay_marks set epoch = (select max(epoch) + 1 from relay_marks), replayed = replayed and consumer = any($1)
+    update relay_marks set epoch = (select max(epoch) + 1 from relay_marks), replayed = replayed and consumer = any($1) and slot = any($2)
     returning consumer, slot, event_id, replayed, epoch`,
 };
 /**
  * A relay takes over. A consumer that is new begins at the first event there is; one that is not here will have missed what passes now, so it
- * will read the table when it is back.
+ * will read the table when it is back. So will a relay that knows of slots which this one does not know to be served here.
  */
 export async function takeMarks(
   tx: Queryable,
@@ -65,7 +65,10 @@ export async function takeMarks(
   slots: readonly number[],
 ): Promise<{ epoch: number; marks: Mark[] }> {
   await tx.query(MEET, [consumers, slots]);
-  const rows = await tx.query<{ consumer: string; slot: number; event_id: string; replayed: boolean; epoch: number }>(TAKE, [consumers]);
+  const rows = await tx.query<{ consumer: string; slot: number; event_id: string; replayed: boolean; epoch: number }>(TAKE, [
+    consumers,
+    slots,
+  ]);
   const marks = rows.map((row): Mark => ({ consumer: row.consumer, slot: row.slot, eventId: row.event_id, replayed: row.replayed }));
   return { epoch: rows[0]?.epoch ?? 0, marks: marks.filter((mark) => consumers.includes(mark.consumer)) };
 }

@@ -31,17 +31,37 @@ interface Runner {
   stop(): Promise<void>;
 }
 
+/** Asked anew each time: slots move between databases. */
+export type Databases = () => Iterable<Database>;
+
+/** What was told when it was started, for the databases that come later. */
+interface Started {
+  readonly databases: Databases;
+  readonly metrics: Metrics;
+  readonly logger: Logger;
+}
+
+/** Who reads one database's events on this node, and of which slots. */
+interface Served {
+  readonly slots: readonly number[];
+  relay: Relay | undefined;
+  publisher: Publisher | undefined;
+  readonly lanes: StreamLane[];
+}
+
 export class Journal {
   readonly #consumers: EventConsumer[] = [];
-  readonly #runners: Runner[] = [];
-  readonly #publishers = new Map<Database, Publisher>();
+  readonly #served = new Map<Database, Served>();
+  readonly #everywhere: Runner[] = [];
   #streams: EventStreams | undefined;
-  #relays: readonly Relay[] | undefined;
-  #lanes: readonly StreamLane[] | undefined;
+  #started: Started | undefined;
+  #listening: Started | undefined;
+  #following: Promise<void> = Promise.resolve();
+  #stopped = false;
 
   /** Before the relays start: they remember who was there. */
   subscribe<T extends EventType>(consumer: EventConsumer<T>): void {
-    invariant(this.#relays === undefined && this.#lanes === undefined, `${consumer.name} subscribes before the relays start`);
+    invariant(this.#started === undefined && this.#listening === undefined, `${consumer.name} subscribes before the relays start`);
     invariant(!this.#consumers.some(({ name }) => name === consumer.name), `${consumer.name} is one event consumer`);
     // Lanes give a consumer the types it named and no others.
     this.#consumers.push(consumer);
@@ -49,63 +69,104 @@ export class Journal {
 
   /** Events travel by NATS. Before anything starts. */
   travelBy(streams: EventStreams): void {
-    invariant(this.#relays === undefined, "the way is chosen before the relays start");
+    invariant(this.#started === undefined, "the way is chosen before the relays start");
     this.#streams = streams;
   }
 
   get relays(): readonly Relay[] {
-    return this.#relays ?? [];
+    return [...this.#served.values()].flatMap(({ relay }) => relay ?? []);
   }
   /** Event consumers of this node that take from NATS. */
   get lanes(): readonly StreamLane[] {
-    return this.#lanes ?? [];
+    return [...this.#served.values()].flatMap(({ lanes }) => lanes);
   }
 
   /** Starts the relays. Returns at once. Without NATS and without consumers nothing is read: nobody could say that it was handled. */
-  start(databases: Iterable<Database>, metrics: Metrics, logger: Logger): void {
-    const all = [...databases];
-    const consumersOf = (database: Database): readonly EventConsumer[] => {
-      if (!this.#streams) return this.#consumers;
-      const publisher = new Publisher(database, this.#streams, logger);
-      this.#publishers.set(database, publisher);
-      return [publisher];
-    };
-    this.#relays =
-      this.#streams || this.#consumers.length > 0
-        ? all.map((database) => new Relay(database, consumersOf(database), logger, deliveryWatch(metrics, logger)))
-        : [];
-    this.#run([...this.#relays, new Pruner(all, logger)]);
-    if (!this.#streams) this.#run([new Replays(all, () => this.#consumers, logger)]);
+  start(databases: Databases, metrics: Metrics, logger: Logger): void {
+    this.#started = { databases, metrics, logger };
+    this.#run(new Pruner(databases, logger));
+    if (!this.#streams) this.#run(new Replays(databases, () => this.#consumers, logger));
+    for (const database of databases()) this.#read(database, this.#started);
   }
 
   /** With NATS: this node's event consumers begin to take. Returns at once. */
-  listen(databases: Iterable<Database>, metrics: Metrics, logger: Logger): void {
-    const streams = this.#streams;
-    invariant(streams !== undefined, "without NATS the relays hand events over themselves");
-    const all = [...databases];
-    const watch = streamWatch(metrics, logger);
-    this.#lanes = this.#consumers.flatMap((consumer) => all.map((database) => new StreamLane(consumer, database, streams, watch)));
-    measureLanes(this.#lanes, metrics);
-    this.#run([...this.#lanes, new Replays(all, (database) => this.#here(database), logger)]);
+  listen(databases: Databases, metrics: Metrics, logger: Logger): void {
+    invariant(this.#streams !== undefined, "without NATS the relays hand events over themselves");
+    this.#listening = { databases, metrics, logger };
+    measureLanes(() => this.lanes, metrics);
+    this.#run(new Replays(databases, (database) => this.#here(database), logger));
+    for (const database of databases()) this.#take(database, this.#listening);
+  }
+
+  /**
+   * Slots have moved: who reads a database that serves none any more ends; who reads one whose slots have changed ends and begins anew, so that
+   * it reads from the table what of its new slots passed by before it knew of them.
+   */
+  follow(): Promise<void> {
+    const following = this.#following.then(async () => {
+      const wanted = new Set([...(this.#started?.databases() ?? []), ...(this.#listening?.databases() ?? [])]);
+      for (const [database, served] of this.#served) {
+        if (wanted.has(database) && served.slots.join() === database.slots.join()) continue;
+        await stopAll([...(served.relay ? [served.relay] : []), ...served.lanes]);
+        this.#served.delete(database);
+      }
+      for (const database of wanted) {
+        if (this.#served.has(database) || this.#stopped) continue;
+        if (this.#started) this.#read(database, this.#started);
+        if (this.#listening) this.#take(database, this.#listening);
+      }
+    });
+    // Whoever asked hears of a failure; the next one begins all the same.
+    this.#following = following.catch(() => undefined);
+    return following;
   }
 
   /** What is being handled is finished and confirmed. */
   async stop(): Promise<void> {
-    await Promise.all(this.#runners.map((runner) => runner.stop()));
+    this.#stopped = true;
+    await this.#following;
+    await stopAll([...this.relays, ...this.lanes, ...this.#everywhere]);
   }
 
-  #run(runners: readonly Runner[]): void {
-    this.#runners.push(...runners);
-    for (const runner of runners) runner.start();
+  #run(runner: Runner): void {
+    this.#everywhere.push(runner);
+    runner.start();
+  }
+
+  #servedOf(database: Database): Served {
+    const known = this.#served.get(database) ?? { slots: database.slots, relay: undefined, publisher: undefined, lanes: [] };
+    this.#served.set(database, known);
+    return known;
+  }
+
+  #read(database: Database, { metrics, logger }: Started): void {
+    const publisher = this.#streams && new Publisher(database, this.#streams, logger);
+    const consumers = publisher ? [publisher] : this.#consumers;
+    if (consumers.length === 0) return;
+    const relay = new Relay(database, consumers, logger, deliveryWatch(metrics, logger));
+    Object.assign(this.#servedOf(database), { relay, publisher });
+    relay.start();
+  }
+
+  #take(database: Database, { metrics, logger }: Started): void {
+    const streams = this.#streams;
+    invariant(streams !== undefined, "lanes take from NATS");
+    const watch = streamWatch(metrics, logger);
+    for (const consumer of this.#consumers) {
+      const lane = new StreamLane(consumer, database, streams, watch);
+      this.#servedOf(database).lanes.push(lane);
+      lane.start();
+    }
   }
 
   /** Publishing again is for the node whose relay reads the database. */
   #here(database: Database): readonly EventConsumer[] {
-    const publisher = this.#publishers.get(database);
-    const reads = this.relays.some((relay) => relay.database === database && relay.state === "reading");
-    return publisher && reads ? [...this.#consumers, publisher] : this.#consumers;
+    const served = this.#served.get(database);
+    return served?.publisher && served.relay?.state === "reading" ? [...this.#consumers, served.publisher] : this.#consumers;
   }
 }
+
+const stopAll = (runners: readonly Runner[]): Promise<unknown> => Promise.all(runners.map((runner) => runner.stop()));
 
 const deliveryWatch = (metrics: Metrics, logger: Logger): ConstructorParameters<typeof Relay>[3] => ({
   handled: (consumer, events) => metrics.events.inc({ consumer, outcome: "handled" }, events),
@@ -129,13 +190,13 @@ const streamWatch = (metrics: Metrics, logger: Logger): StreamLaneWatch => ({
   },
 });
 
-function measureLanes(lanes: readonly StreamLane[], metrics: Metrics): void {
+function measureLanes(lanes: () => readonly StreamLane[], metrics: Metrics): void {
   const each = (name: string, help: string, read: (lane: StreamLane) => number): void =>
     metrics.gauge(
       name,
       help,
       (set) => {
-        for (const lane of lanes) set(read(lane), { consumer: lane.consumer.name, database: lane.database.name });
+        for (const lane of lanes()) set(read(lane), { consumer: lane.consumer.name, database: lane.database.name });
       },
       ["consumer", "database"],
     );

@@ -3,7 +3,7 @@
  * arrived while the one before it was being committed, so a quiet shard answers at once and a busy one pays one commit for hundreds.
  *
  * Exits of a command: answered by its drain; refused at the door (OVERLOADED: the box, or this merchant's share of it, is full, or it is
- * closing); dropped before it costs a transaction (TIMEOUT: its caller has stopped waiting); failed with its batch.
+ * closing, or SHARD_MOVING: it is held while its shard goes to another database); dropped before it costs a transaction (TIMEOUT: its caller has stopped waiting); failed with its batch.
  */
 import { performance } from "node:perf_hooks";
 import type { SpanContext } from "@opentelemetry/api";
@@ -25,6 +25,8 @@ export interface Command<I = unknown, O = unknown> {
   readonly settle: (outcome: O | Error) => void;
 }
 
+export type Refused = "full" | "merchant" | "closing" | "moving" | "late";
+
 export interface MailboxLimits {
   readonly drainCommandsMax: number;
   readonly mailboxCommandsMax: number;
@@ -34,7 +36,7 @@ export interface MailboxLimits {
 /** What is watched of a mailbox: `mixins/metrics.ts` makes histograms of it. */
 export interface MailboxWatch {
   drained(shard: Shard, batch: { readonly size: number; readonly waitMs: number; readonly drainMs: number }): void;
-  refused(shard: Shard, reason: "full" | "merchant" | "closing" | "late"): void;
+  refused(shard: Shard, reason: Refused): void;
 }
 
 export class Mailbox {
@@ -46,6 +48,8 @@ export class Mailbox {
   readonly #byMerchant = new Map<string, number>();
   #draining: Promise<void> | undefined;
   #closing = false;
+  /** Held: nothing is drained. Commands wait for a while (`timer`), then they are refused. */
+  #held: { timer: NodeJS.Timeout | undefined } | undefined;
   #lastBatch = 0;
 
   constructor(shard: Shard, drain: (commands: readonly Command[]) => Promise<void>, limits: MailboxLimits, watch: MailboxWatch) {
@@ -73,7 +77,7 @@ export class Mailbox {
     const full = this.#fullFor(options.merchantId);
     if (full) {
       this.#watch.refused(this.shard, full);
-      return Promise.reject(refusal(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 }));
+      return Promise.reject(full === "moving" ? moving() : refusal(COMMON_ERRORS, "OVERLOADED", { retryAfterSeconds: 1 }));
     }
     return new Promise<O>((resolve, reject) => {
       const enqueuedMs = performance.now();
@@ -92,14 +96,40 @@ export class Mailbox {
     });
   }
 
-  /** Takes nothing new, drains what waits, and resolves when the last batch is committed. */
-  async close(): Promise<void> {
-    this.#closing = true;
+  /**
+   * Drains nothing until `release`; resolves when the batch under way is committed. Commands wait `waitMs`, since most moves are over by then;
+   * what still waits after that is refused, and so is what comes later.
+   */
+  async hold(waitMs: number): Promise<void> {
+    this.#held ??= { timer: setTimeout(() => this.#refuseHeld(), waitMs) };
     await this.#draining;
   }
 
-  #fullFor(merchantId: string | undefined): "full" | "merchant" | "closing" | undefined {
+  release(): void {
+    clearTimeout(this.#held?.timer);
+    this.#held = undefined;
+    if (this.#waiting.length > 0) this.#wake();
+  }
+
+  #refuseHeld(): void {
+    if (this.#held) this.#held.timer = undefined;
+    for (const command of this.#waiting.splice(0)) {
+      if (command.merchantId !== undefined) this.#leave(command.merchantId);
+      this.#watch.refused(this.shard, "moving");
+      command.settle(moving());
+    }
+  }
+
+  /** Takes nothing new, drains what waits, and resolves when the last batch is committed. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.release();
+    await this.#draining;
+  }
+
+  #fullFor(merchantId: string | undefined): Exclude<Refused, "late"> | undefined {
     if (this.#closing) return "closing";
+    if (this.#held && this.#held.timer === undefined) return "moving";
     if (this.#waiting.length >= this.#limits.mailboxCommandsMax) return "full";
     if (merchantId !== undefined && (this.#byMerchant.get(merchantId) ?? 0) >= this.#limits.mailboxMerchantCommandsMax) return "merchant";
     return undefined;
@@ -107,11 +137,12 @@ export class Mailbox {
 
   /** Starts draining in the next turn of the event loop: requests that were parsed in this one share the first batch. */
   #wake(): void {
+    if (this.#held) return;
     this.#draining ??= new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#drainAll());
   }
 
   async #drainAll(): Promise<void> {
-    while (this.#waiting.length > 0) {
+    while (this.#waiting.length > 0 && !this.#held) {
       const taken = this.#waiting.splice(0, this.#limits.drainCommandsMax);
       for (const { merchantId } of taken) if (merchantId !== undefined) this.#leave(merchantId);
       const startMs = performance.now();
@@ -139,6 +170,8 @@ export class Mailbox {
     else this.#byMerchant.delete(merchantId);
   }
 }
+
+const moving = (): DomainError => refusal(COMMON_ERRORS, "SHARD_MOVING", { retryAfterSeconds: 1 });
 
 /** Refusals are answers; anything else in a batch is a fault of the batch. */
 export const isRefusal = (outcome: unknown): outcome is DomainError => outcome instanceof DomainError;

@@ -2,13 +2,13 @@
 import type { Logger, ServiceBroker } from "moleculer";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { raise } from "../domain/error.ts";
-import { shardKey, type Shard } from "../domain/ids.ts";
+import { SLOT_COUNT, shardKey, type Shard } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { NO_REGIONS, type RegionBook, type RegionRules } from "../domain/region/policy.ts";
 import type { Database } from "../db/database.ts";
-import type { Keyspaces } from "../db/keyspaces.ts";
 import type { Channels } from "./channels/index.ts";
+import type { Keyspace, Keyspaces } from "../db/keyspaces.ts";
 import { Drainer, type DrainFunction } from "./drain.ts";
 import { type Command, Mailbox, type MailboxWatch } from "./mailbox.ts";
 import type { Metrics } from "./metrics.ts";
@@ -37,6 +37,10 @@ export const DEALS_CHANGED = "deals.changed";
 export interface PlatformParts {
   readonly keyspaces: Keyspaces;
   readonly databases: ReadonlyMap<string, Database>;
+  /** The URL of a database by its name in a routing table. */
+  readonly urlOf: (database: string) => string;
+  /** Opens a database that a later routing table names. */
+  readonly openDatabase: (name: string, keyspace: Keyspace, slots: readonly number[]) => Database;
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly trade: TradeSettings;
@@ -54,13 +58,17 @@ export interface PlatformParts {
   readonly tracing?: Tracing | undefined;
 }
 
+/** How long a command waits for its shard to arrive in another database; most moves hold it for less than a second. */
+const HELD_COMMAND_MS = 3_000;
+/** Whoever has looked up a database that serves nothing any more has used it by then. */
+const RETIRED_MS = LIMITS.requestMs;
+
 export class Platform {
-  readonly keyspaces: Keyspaces;
-  readonly databases: ReadonlyMap<string, Database>;
   readonly metrics: Metrics;
   readonly trade: TradeSettings;
   /** Payment channels outside, by name. On the platform, not in a service's settings: those are published to every node, secrets and all. */
   readonly channels: Channels;
+  readonly urlOf: PlatformParts["urlOf"];
   readonly redis: RedisLink | undefined;
   readonly regions: RegionBook;
   readonly stockGate: StockGate;
@@ -71,10 +79,19 @@ export class Platform {
   readonly #mailboxes = new Map<string, Mailbox>();
   readonly #drainers = new Map<Database, Drainer>();
   readonly #watch: MailboxWatch;
+  readonly #openDatabase: PlatformParts["openDatabase"];
+  #keyspaces: Keyspaces;
+  #databases: ReadonlyMap<string, Database>;
+  /** Databases no slot is in any more, until they are closed. */
+  readonly #retired = new Map<Database, NodeJS.Timeout>();
+  readonly #held = new Set<string>();
+  readonly #onRouted: (() => void)[] = [];
 
   constructor(parts: PlatformParts) {
-    this.keyspaces = parts.keyspaces;
-    this.databases = parts.databases;
+    this.#keyspaces = parts.keyspaces;
+    this.#databases = parts.databases;
+    this.urlOf = parts.urlOf;
+    this.#openDatabase = parts.openDatabase;
     this.metrics = parts.metrics;
     this.trade = parts.trade;
     this.channels = parts.channels ?? new Map();
@@ -85,6 +102,59 @@ export class Platform {
     this.tracing = parts.tracing;
     this.#logger = parts.logger;
     this.#watch = parts.metrics.mailboxWatch();
+  }
+
+  /** The routing table in force: it is replaced when slots move, so nobody keeps it. */
+  get keyspaces(): Keyspaces {
+    return this.#keyspaces;
+  }
+
+  /** Every database that serves a slot now, by its name in the routing table. */
+  get databases(): ReadonlyMap<string, Database> {
+    return this.#databases;
+  }
+
+  /** Takes a newer routing table into force: from the next look-up on, slots are where it says. An older one, or the same again, changes nothing. */
+  route(keyspaces: Keyspaces): void {
+    if (keyspaces.version <= this.#keyspaces.version) return;
+    const before = this.#databases;
+    const after = new Map<string, Database>();
+    for (const { name, keyspace, slots } of keyspaces.databases()) {
+      const known = before.get(name);
+      known?.serve(slots);
+      after.set(name, known ?? this.#openDatabase(name, keyspace, slots));
+    }
+    this.#keyspaces = keyspaces;
+    this.#databases = after;
+    for (const [name, database] of before) if (!after.has(name)) this.#retire(database);
+    for (const tell of this.#onRouted) tell();
+  }
+
+  /** Runs after each change of the routing table. */
+  onRouted(tell: () => void): void {
+    this.#onRouted.push(tell);
+  }
+
+  /** Drains nothing of these shards until `release`; resolves when what was under way is committed. */
+  async hold(shards: readonly Shard[]): Promise<void> {
+    for (const shard of shards) this.#held.add(shardKey(shard));
+    await Promise.all(shards.map((shard) => this.#mailbox(shard).hold(HELD_COMMAND_MS)));
+  }
+
+  release(shards: readonly Shard[]): void {
+    for (const shard of shards) if (this.#held.delete(shardKey(shard))) this.#mailbox(shard).release();
+  }
+
+  /** Shards whose commands wait here, because their data are on their way to another database. */
+  held(): Shard[] {
+    return this.keyspaces.all.flatMap(({ id }) =>
+      Array.from({ length: SLOT_COUNT }, (_, slot) => ({ city: id, slot })).filter((shard) => this.#held.has(shardKey(shard))),
+    );
+  }
+
+  /** The slots of a database that may be worked on: those that are moving are left alone. */
+  openSlots({ city, slots }: Database): number[] {
+    return slots.filter((slot) => !this.#held.has(shardKey({ city, slot })));
   }
 
   /** A service offers to drain commands of one kind, named like its action. Before the first command only: the set is the lock order. */
@@ -143,17 +213,30 @@ export class Platform {
     await Promise.all(this.mailboxes().map((mailbox) => mailbox.close()));
     await this.stockGate.close();
     await this.redis?.close();
-    await Promise.all([...this.databases.values()].map((database) => database.close()));
+    for (const timer of this.#retired.values()) clearTimeout(timer);
+    await Promise.all([...this.databases.values(), ...this.#retired.keys()].map((database) => database.close()));
+    this.#retired.clear();
     await this.tracing?.close().catch((error: unknown) => this.#logger.warn({ err: error }, "the last traces are lost"));
+  }
+
+  #retire(database: Database): void {
+    database.serve([]);
+    this.#drainers.delete(database);
+    const close = (): void => {
+      this.#retired.delete(database);
+      database.close().catch((error: unknown) => this.#logger.warn({ err: error }, `closing ${database.name}`));
+    };
+    this.#retired.set(database, setTimeout(close, RETIRED_MS));
   }
 
   #mailbox(shard: Shard): Mailbox {
     const key = shardKey(shard);
     const made = this.#mailboxes.get(key);
     if (made) return made;
-    const drainer = this.#drainer(this.databaseOf(shard));
+    this.databaseOf(shard); // a shard that nobody serves has no mailbox
     const { tracing } = this;
-    const drain = (commands: readonly Command[]): Promise<void> => drainer.drain(shard, commands);
+    // Looked up for each batch: the one before may have been the last in its old database.
+    const drain = (commands: readonly Command[]): Promise<void> => this.#drainer(this.databaseOf(shard)).drain(shard, commands);
     const traced = tracing && ((commands: readonly Command[]) => tracing.drain(shard, commands, () => drain(commands)));
     const mailbox = new Mailbox(shard, traced ?? drain, LIMITS, this.#watch);
     this.#mailboxes.set(key, mailbox);

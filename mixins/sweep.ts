@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Service, ServiceBroker } from "moleculer";
 import type { Id, Shard } from "../domain/ids.ts";
-import type { Database, Queryable } from "../db/database.ts";
+import type { Queryable } from "../db/database.ts";
 import { action, call } from "./contract.ts";
 import { platformOf } from "./platform.ts";
 import { ownerOf } from "./slot-strategy.ts";
@@ -41,7 +41,7 @@ export function sweep(
     let full = false;
     for (const database of platform.databases.values()) {
       if (!platform.servesCity(database.city)) continue;
-      const slots = ownSlots(service.broker, due.act.name, database);
+      const slots = ownSlots(service.broker, due.act.name, database.city, platform.openSlots(database));
       if (slots.length === 0) continue;
       const rows = await due.find(database, slots, ROWS_MAX);
       full ||= rows.length === ROWS_MAX;
@@ -72,8 +72,8 @@ export function sweep(
   };
 }
 
-/** The database's slots whose calls of `action` come here; all of them while nobody offers it yet, this node included. */
-function ownSlots(broker: ServiceBroker, action: string, { city, slots }: Database): readonly number[] {
+/** Those of the slots whose calls of `action` come here; all of them while nobody offers it yet, this node included. */
+function ownSlots(broker: ServiceBroker, action: string, city: number, slots: readonly number[]): readonly number[] {
   const offering = broker.registry.getActionEndpoints(action)?.endpoints.flatMap((one) => (one.isAvailable ? [one.id] : [])) ?? [];
   return offering.length === 0 ? slots : slots.filter((slot) => ownerOf({ city, slot }, offering) === broker.nodeID);
 }

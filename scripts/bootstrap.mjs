@@ -11,6 +11,8 @@ const COMMANDS = {
   demo: ["demo/main.ts"],
   bench: ["bench/main.ts"],
   simpay: ["simpay/main.ts"],
+  shards: ["scripts/shards.ts"],
+  repl: ["scripts/repl.ts"],
   check: ["scripts/check.ts"],
   search: ["scripts/search.ts"],
   verify: ["scripts/verify.ts"],

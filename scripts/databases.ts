@@ -2,9 +2,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { ClientConfig } from "pg";
-import { loadKeyspaces, type Keyspace } from "../db/keyspaces.ts";
-import { displayName } from "../moleculer.config.ts";
+import { displayName, loadKeyspaces, type Keyspace } from "../db/keyspaces.ts";
+import { newestKeyspaces } from "../db/routing.ts";
 import type { Settings } from "./settings.ts";
 import { StartError } from "./start-error.ts";
 
@@ -12,25 +11,23 @@ export interface DatabasePlace {
   readonly name: string;
   readonly keyspace: Keyspace;
   readonly slots: readonly number[];
-  readonly connect: ClientConfig;
+  readonly url: string;
 }
 
-export function databasePlaces({ keyspacesFile, dataDir }: Settings): DatabasePlace[] {
-  const keyspaces = loadKeyspaces(keyspacesFile ?? fileURLToPath(new URL("../keyspaces.yaml", import.meta.url)));
+export async function databasePlaces({ keyspacesFile, dataDir }: Settings): Promise<DatabasePlace[]> {
+  const configured = loadKeyspaces(keyspacesFile ?? fileURLToPath(new URL("../keyspaces.yaml", import.meta.url)));
   const embedded = keyspacesFile === undefined ? runningPostgres(dataDir) : undefined;
-  return keyspaces.databases().map(({ name, keyspace, slots }) => ({
-    name: displayName(name),
-    keyspace,
-    slots,
-    connect: embedded === undefined ? { connectionString: name } : { ...embedded, database: name },
-  }));
+  const urlOf = (database: string): string => (URL.canParse(database) ? database : (embedded?.(database) ?? database));
+  const keyspaces = await newestKeyspaces(configured, urlOf);
+  return keyspaces.databases().map(({ name, keyspace, slots }) => ({ name: displayName(name), keyspace, slots, url: urlOf(name) }));
 }
 
 /** Where the PostgreSQL of a data directory listens stands in its pid file: the port in line 4, the socket's directory in line 5. */
-function runningPostgres(dataDir: string): ClientConfig {
+function runningPostgres(dataDir: string): (database: string) => string {
   const file = join(dataDir, "postgres", "postmaster.pid");
   if (!existsSync(file))
     throw new StartError(`no PostgreSQL runs on ${dataDir}: start the server (npm start), or name databases with KEYSPACES`);
   const [, , , port, host] = readFileSync(file, "utf8").split("\n");
-  return { host: host ?? "", port: Number(port), user: "tuanbar" };
+  return (database) =>
+    `postgresql://tuanbar@localhost:${port}/${encodeURIComponent(database)}?host=${encodeURIComponent(host ?? "")}&sslmode=disable`;
 }

@@ -1,7 +1,7 @@
 /** `npm run search -- rebuild`: makes the search index of ELASTICSEARCH_URL anew from the databases of KEYSPACES, while the cluster goes on. */
-import { loadKeyspaces } from "../db/keyspaces.ts";
+import { displayName, loadKeyspaces } from "../db/keyspaces.ts";
+import { newestKeyspaces } from "../db/routing.ts";
 import { Database } from "../db/database.ts";
-import { displayName } from "../moleculer.config.ts";
 import { DealIndex } from "../services/search/deal-index.store.ts";
 import { rebuildFrom } from "../services/search-index/rebuild.ts";
 import { readSettings } from "./settings.ts";
@@ -16,7 +16,8 @@ async function main(command: string | undefined): Promise<void> {
     throw new StartError(
       "environment: KEYSPACES is not set: the embedded PostgreSQL belongs to npm start, which offers POST /api/v1/ops/search/rebuild",
     );
-  const databases = loadKeyspaces(keyspacesFile)
+  const keyspaces = await newestKeyspaces(loadKeyspaces(keyspacesFile), (database) => database);
+  const databases = keyspaces
     .databases()
     .filter(({ keyspace }) => keyspace.kind === "city")
     .map(

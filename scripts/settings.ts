@@ -24,6 +24,8 @@ export interface Settings {
   readonly orderTtlSeconds: number;
   readonly rateLimits: "on" | "off";
   readonly logLevel: LogLevel;
+  /** A console on the terminal that started the server. */
+  readonly repl: "on" | "off";
   /** Path of a routing table with database URLs; unset: the embedded PostgreSQL. */
   readonly keyspacesFile?: string;
   /** Of the simpay that runs beside the server in the embedded profile when no other is named; 0: a free one, the same every time. */
@@ -76,6 +78,7 @@ export const VARIABLES: readonly string[] = [
     "ORDER_TTL_SECONDS",
     "RATE_LIMITS",
     "LOG_LEVEL",
+    "REPL",
   ],
   ...[
     "KEYSPACES",
@@ -127,6 +130,8 @@ export function readSettings(environment: Environment = process.env, { local = f
   const busBatching = oneOf(environment, "BUS_BATCHING", ["on", "off"], "on");
   if (environment["BUS_BATCHING"] && cluster === undefined && !local)
     throw new StartError("environment: BUS_BATCHING is set and NATS_URL is not: without it one process is everything");
+  if (cluster !== undefined && environment["REPL"] === "on")
+    throw new StartError("environment: REPL is on, which is for a server that is alone: a cluster has npm run repl");
   const redisUrl = redis(environment, "REDIS_URL");
   const publicUrl = httpUrl(environment, "PUBLIC_URL");
   const channels = readChannelSettings(environment);
@@ -146,6 +151,7 @@ export function readSettings(environment: Environment = process.env, { local = f
     orderTtlSeconds: wholeNumber(environment, "ORDER_TTL_SECONDS", { from: 1, to: 86_400, otherwise: 900 }),
     rateLimits,
     logLevel: oneOf(environment, "LOG_LEVEL", LOG_LEVELS, "info"),
+    repl: oneOf(environment, "REPL", ["on", "off"], "off"),
     ...(jwtSecret === undefined ? {} : { jwtSecret }),
     ...(adminPassword === undefined ? {} : { adminPassword }),
     ...(keyspacesFile === undefined ? {} : { keyspacesFile }),

@@ -8,13 +8,15 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "../db/embedded.ts";
-import { KeyspacesError, loadKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
+import { displayName, KeyspacesError, loadKeyspaces, saveKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { migrate, MigrationError } from "../db/migrate.ts";
-import { displayName, makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { makeChannels, type ChannelSettings } from "../mixins/channels/index.ts";
+import { newestKeyspaces } from "../db/routing.ts";
+import { makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { ManifestError } from "../regions/registry.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
+import { openConsole } from "./repl/console.ts";
 import { readSettings, type ClusterSettings, type Settings } from "./settings.ts";
 import { startSimpayBeside } from "./simpay-beside.ts";
 import { StartError } from "./start-error.ts";
@@ -36,7 +38,8 @@ async function main(): Promise<void> {
 /** One node of a cluster keeps nothing on its own disk: its secrets are given, its data are the database servers'. */
 async function clusterNode(settings: Settings, { nats, nodeId, services }: ClusterSettings): Promise<void> {
   const { jwtSecret, adminPassword, port, host } = settings;
-  const keyspaces = loadKeyspaces(settings.keyspacesFile ?? "");
+  const configured = settings.keyspacesFile ?? "";
+  const keyspaces = await newestKeyspaces(loadKeyspaces(configured), (database) => database);
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(name, keyspace, displayName(name))));
   const node = await makeNode({
     nodeID: nodeId,
@@ -60,6 +63,7 @@ async function clusterNode(settings: Settings, { nats, nodeId, services }: Clust
     },
   });
   started.push({ name: "node", stop: () => node.stop() });
+  if (local) node.platform.onRouted(() => saveKeyspaces(configured, node.platform.keyspaces));
   process.send?.("ready");
   process.stdout.write(`${nodeId} serves ${services.join(", ")}\n`);
 }
@@ -72,17 +76,22 @@ const LOCAL_DRAIN_MS = 1_000;
 async function alone(settings: Settings): Promise<void> {
   const dataDir = openDataDir(settings.dataDir);
   started.push({ name: "data directory", stop: () => dataDir.release() });
-  const keyspaces = loadKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"));
+  const configured = loadKeyspaces(settings.keyspacesFile ?? join(root, "keyspaces.yaml"));
   const isEmbedded = settings.keyspacesFile === undefined;
-  const postgres = isEmbedded ? await embedded(dataDir, keyspaces) : undefined;
+  const postgres = isEmbedded ? await embedded(dataDir, configured) : undefined;
   const channels = await channelSettings(settings, dataDir, isEmbedded);
-  const urlOf = (database: string): string => postgres?.url(database) ?? database;
+  const urlOf = (database: string): string => (URL.canParse(database) ? database : (postgres?.url(database) ?? database));
+  const keyspaces = await newestKeyspaces(configured, urlOf);
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(urlOf(name), keyspace, displayName(name))));
   const firstPassword = settings.adminPassword === undefined && !existsSync(join(dataDir.path, "secrets", "admin-password"));
   const adminPassword = settings.adminPassword ?? dataDir.secret("admin-password");
   const node = await start(settings, { dataDir, channels, keyspaces, urlOf, adminPassword, embedded: isEmbedded });
+  const copyTable = (): void => saveKeyspaces(join(dataDir.path, "keyspaces.yaml"), node.platform.keyspaces);
+  copyTable();
+  node.platform.onRouted(copyTable);
   if (postgres) await samples(node, dataDir);
   banner(settings, { simpay: channels.simpay?.url, adminPassword: firstPassword ? adminPassword : undefined, embedded: isEmbedded });
+  if (settings.repl === "on") openConsole(node.broker, () => void stop(0));
 }
 
 /** In the embedded profile there is a simpay, beside us if nobody named another: paying by channel can be tried on a fresh machine. */
@@ -96,7 +105,7 @@ async function channelSettings(settings: Settings, dataDir: DataDir, isEmbedded:
 async function embedded(dataDir: DataDir, keyspaces: Keyspaces): Promise<EmbeddedPostgres> {
   const postgres = await startEmbeddedPostgres({ dataDir: dataDir.path, log: (line) => process.stderr.write(`${line}\n`) });
   started.push({ name: "PostgreSQL", stop: () => postgres.stop() });
-  await postgres.ensureDatabases(keyspaces.databases().map(({ name }) => name));
+  await postgres.ensureDatabases(keyspaces.databases().flatMap(({ name }) => (URL.canParse(name) ? [] : [name])));
   return postgres;
 }
 

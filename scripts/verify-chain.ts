@@ -53,8 +53,8 @@ function fault(slot: number, before: ChainHead, row: TransferRow): string | unde
   return hashOf(slot, row) === row.hash ? undefined : `transfer ${row.id} is not what it was when it was hashed`;
 }
 
-async function walkAll({ name, keyspace, slots, connect }: DatabasePlace): Promise<boolean> {
-  const client = new pg.Client({ ...connect, application_name: "tuanbar-verify-chain", options: "-c timezone=UTC" });
+async function walkAll({ name, keyspace, slots, url }: DatabasePlace): Promise<boolean> {
+  const client = new pg.Client({ connectionString: url, application_name: "tuanbar-verify-chain", options: "-c timezone=UTC" });
   await client.connect();
   let links = 0;
   let sound = true;
@@ -79,7 +79,7 @@ async function walkAll({ name, keyspace, slots, connect }: DatabasePlace): Promi
 
 async function main(): Promise<void> {
   let sound = true;
-  for (const place of databasePlaces(readSettings())) sound = (await walkAll(place)) && sound;
+  for (const place of await databasePlaces(readSettings())) sound = (await walkAll(place)) && sound;
   process.exitCode = sound ? 0 : 1;
 }
 

@@ -153,6 +153,14 @@ describe("the documented examples", () => {
     await replay("search-index.rebuild", admin);
     await replay("ops.regions", admin);
     await replay("ops.reloadRegions", admin);
+    await replay("ops.moveShards", admin);
+    await replay("ops.abortMove", admin);
+    const ends = async () => ((await replay("ops.moves", admin))["items"] ?? []) as unknown as { action: string; state: string }[];
+    await until(async () => (await ends())[0]?.state !== "running");
+    assert.deepEqual(
+      (await ends()).map(({ action, state }) => `${action} ${state}`),
+      ["abort done"],
+    );
     await replay("user.logout", undefined, {}, { refreshToken: tokens["refreshToken"] });
     assert.deepEqual(
       REST_CONTRACTS.map((contract) => contract.name).filter((name) => !tried.has(name)),

@@ -398,7 +398,7 @@ test("on a stop readiness fails first, then the requests under way finish", asyn
 
 test("a node that was ready stays so while anything can be served, and says what is missing", async () => {
   let missing: string[] = [];
-  const health = new Health([], { expected: 2, missing: () => missing });
+  const health = new Health(() => [], { expected: 2, missing: () => missing });
   const later = async (): ReturnType<Health["readiness"]> => {
     await sleep(520);
     return health.readiness();
@@ -414,7 +414,7 @@ test("a node is ready when every service is there and every database answers, as
   let asked = 0;
   const database = (name: string, query: () => Promise<unknown>): Database => ({ name, query }) as unknown as Database;
   const health = new Health(
-    [
+    () => [
       database("users", () => Promise.resolve((asked++, []))),
       database("sh", () => Promise.reject(new DatabaseUnavailable("gone"))),
       database("hz", () => new Promise(() => undefined)),
@@ -424,7 +424,7 @@ test("a node is ready when every service is there and every database answers, as
   const answers = await Promise.all([health.readiness(), health.readiness()]);
   assert.deepEqual(answers[0], { ready: false, missing: ["service user", "database sh", "database hz"] });
   assert.equal(asked, 1);
-  const whole = new Health([database("users", () => Promise.resolve([]))], { expected: 11, missing: () => [] });
+  const whole = new Health(() => [database("users", () => Promise.resolve([]))], { expected: 11, missing: () => [] });
   assert.deepEqual(await whole.readiness(), { ready: true, missing: [] });
 });
 

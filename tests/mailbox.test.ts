@@ -67,6 +67,35 @@ describe("a mailbox", () => {
     await Promise.all(second);
     assert.deepEqual(drained, [2, 3]);
   });
+  test("held while its shard moves, it finishes its batch, lets commands wait, and goes on with them", async () => {
+    const { mailbox, post, batch, batches, refusals } = gated();
+    const [first] = [post("a"), await batch(0)];
+    let held = false;
+    const holding = mailbox.hold(1_000).then(() => (held = true));
+    const second = post("b");
+    await sleep(5);
+    assert.equal(held, false, "not before the batch under way is committed");
+    (await batch(0)).release();
+    await holding;
+    assert.equal(await first, "done a");
+    await sleep(5);
+    assert.equal(batches.length, 1, "nothing is drained");
+    mailbox.release();
+    (await batch(1)).release();
+    assert.equal(await second, "done b");
+    assert.deepEqual(refusals, []);
+  });
+  test("held for long, it refuses what waits and what comes with SHARD_MOVING", async () => {
+    const { mailbox, post, batch, refusals } = gated();
+    await mailbox.hold(20);
+    assert.deepEqual(await Promise.all([post("a", { merchantId: "m" }), post("b")].map(outcomeOf)), ["SHARD_MOVING", "SHARD_MOVING"]);
+    assert.equal(await outcomeOf(post("c")), "SHARD_MOVING");
+    assert.deepEqual(refusals, ["moving", "moving", "moving"]);
+    mailbox.release();
+    const later = ["d", "e", "f"].map((input) => post(input, { merchantId: "m" }));
+    (await batch(0)).release();
+    assert.deepEqual(await Promise.all(later), ["done d", "done e", "done f"], "nobody's share is used up");
+  });
   test("cuts a long queue into batches, in the order of arrival", async () => {
     const { post, batch, mailbox } = gated();
     const posted = Array.from({ length: 8 }, (_, n) => post(n));

@@ -472,6 +472,7 @@ create table relay_marks (
   event_id bigint not null,
   replayed boolean not null,
   epoch integer not null,
+  arrived boolean default false not null,
   constraint relay_marks_pkey PRIMARY KEY (consumer, slot)
 );
 

@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { isIPv6 } from "node:net";
 import { parse, stringify } from "yaml";
+import type { NatsSettings } from "../../mixins/bus.ts";
 import type { Certificates } from "./certificates.ts";
 
 const write = (path: string, text: string): string => {
@@ -27,6 +28,12 @@ accounts {
 }
 `,
   );
+}
+
+/** Where that server is to be found, for a second terminal. */
+export function natsOf(dataDir: string): NatsSettings {
+  const [, port = ""] = /:(\d+)"/.exec(readFileSync(join(dataDir, "nats", "nats.conf"), "utf8")) ?? [];
+  return { servers: [`127.0.0.1:${port}`], user: "tuanbar", pass: readFileSync(join(dataDir, "secrets", "nats"), "utf8").trim() };
 }
 
 /** Everything in it can be made anew from PostgreSQL, so a second may be lost. */

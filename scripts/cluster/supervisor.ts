@@ -9,9 +9,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "../../db/embedded.ts";
-import { loadKeyspaces } from "../../db/keyspaces.ts";
+import { displayName, loadKeyspaces, saveKeyspaces } from "../../db/keyspaces.ts";
 import { migrate } from "../../db/migrate.ts";
-import { displayName } from "../../moleculer.config.ts";
+import { newestKeyspaces } from "../../db/routing.ts";
 import { findServer } from "../servers.ts";
 import { StartError } from "../start-error.ts";
 import { makeCertificates } from "./certificates.ts";
@@ -216,12 +216,10 @@ export class Cluster {
     const byServer = Map.groupBy(named, ({ keyspace }) => postgresOf(keyspace.code));
     for (const [postgres, databases] of byServer) await postgres.ensureDatabases(databases.map(({ name }) => name));
     this.keyspacesFile = keyspacesFile(dataDir, join(root, "keyspaces.yaml"), (keyspace, name) => postgresOf(keyspace).url(name));
+    const keyspaces = await newestKeyspaces(loadKeyspaces(this.keyspacesFile), (database) => database);
+    saveKeyspaces(this.keyspacesFile, keyspaces);
     // Here, once, rather than by six nodes that wait for each other.
-    await Promise.all(
-      loadKeyspaces(this.keyspacesFile)
-        .databases()
-        .map(({ name, keyspace }) => migrate(name, keyspace, displayName(name))),
-    );
+    await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(name, keyspace, displayName(name))));
   }
 
   async #server(spec: ChildSpec): Promise<void> {

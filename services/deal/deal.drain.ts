@@ -69,6 +69,8 @@ export interface MoveDealCommand {
   readonly dealId: DealId;
   readonly event: DealEvent;
   readonly merchantId: MerchantId | undefined;
+  /** An operator of the platform may move any deal. */
+  readonly byPlatform: boolean;
   readonly actor: UserId | undefined;
   readonly requestId: string | undefined;
 }
@@ -79,9 +81,9 @@ export const makeMoveDrain =
     const heads = await lockDeals(work, work.shard, [...new Set(commands.map((command) => command.dealId))]);
     const states = new Map<DealId, DealState>();
     const events: NewEvent<"deal.moved">[] = [];
-    const outcomes = commands.map(({ dealId, event, merchantId, actor, requestId }): DealState | DomainError => {
+    const outcomes = commands.map(({ dealId, event, merchantId, byPlatform, actor, requestId }): DealState | DomainError => {
       const head = heads.get(dealId);
-      if (!head || !ownedBy(head, merchantId)) return refusal(DEAL_ERRORS, "DEAL_NOT_FOUND", { dealId });
+      if (!head || !(byPlatform || ownedBy(head, merchantId))) return refusal(DEAL_ERRORS, "DEAL_NOT_FOUND", { dealId });
       const from = states.get(dealId) ?? head.state;
       const to = moveDeal(dealId, from, event);
       if (isRefusal(to) || to === from) return to;

@@ -47,8 +47,10 @@ function move(event: DealEvent) {
   return async function (this: Service<{}>, ctx: Ctx<typeof publishDeal>): Promise<Answer<typeof publishDeal>> {
     const dealId = ctx.params.id as DealId;
     const { caller, requestId } = ctx.meta;
-    const command: MoveDealCommand = { dealId, event, merchantId: caller?.merchantId, actor: caller?.userId, requestId };
-    return platformOf(this.broker).post(shardOfDeal(this, dealId), "deal.move", command, { merchantId: caller?.merchantId });
+    const { merchantId, userId: actor } = caller ?? {};
+    // Without a caller it came by no gateway: an operator's console.
+    const command: MoveDealCommand = { dealId, event, merchantId, byPlatform: caller === undefined, actor, requestId };
+    return platformOf(this.broker).post(shardOfDeal(this, dealId), "deal.move", command, { merchantId });
   };
 }
 

@@ -94,7 +94,7 @@ function build(this: This): void {
   const platform = platformOf(broker);
   const { metrics } = platform;
   const serviceOf = ({ name }: { readonly name: string }): string => name.slice(0, name.indexOf("."));
-  this.health = new Health(platform.databases.values(), {
+  this.health = new Health(() => platform.databases.values(), {
     expected: new Set(REST_CONTRACTS.map(serviceOf)).size,
     missing: () => [...new Set(REST_CONTRACTS.filter(({ name }) => !isOffered(broker, name)).map(serviceOf))],
   });

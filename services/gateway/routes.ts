@@ -10,6 +10,7 @@ import * as ops from "../ops/ops.contract.ts";
 import * as order from "../order/order.contract.ts";
 import * as payment from "../payment/payment.contract.ts";
 import * as probe from "../probe/probe.contract.ts";
+import * as routing from "../routing/routing.contract.ts";
 import * as settlement from "../settlement/settlement.contract.ts";
 import * as recon from "../recon/recon.contract.ts";
 import * as search from "../search/search.contract.ts";
@@ -33,6 +34,7 @@ const MODULES: readonly Readonly<Record<string, unknown>>[] = [
   settlement,
   recon,
   notify,
+  routing,
   ops,
   probe,
 ];

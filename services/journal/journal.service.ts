@@ -16,7 +16,7 @@ const journal: ServiceSchema<{}, {}, Vars> = {
   },
   started() {
     const platform = platformOf(this.broker);
-    this.journal.start(platform.databases.values(), platform.metrics, this.logger);
+    this.journal.start(() => platform.databases.values(), platform.metrics, this.logger);
   },
   stopped() {
     return this.journal.stop();

@@ -99,7 +99,7 @@ async function* unindexed({ city, inCity, atUsers }: Crossing): AsyncGenerator<s
     const before = composeId({ ms: snapshot.at.getTime() - RELAY_SECONDS * 1_000, sequence: 0, city: 0, slot: 0 });
     const portions = differences(
       [{ snapshot, statement: ORDERS, values: [before] }],
-      atUsers.map((users) => ({ snapshot: users, statement: INDEXED, values: [before, city.id, snapshot.database.slots] })),
+      atUsers.map((users) => ({ snapshot: users, statement: INDEXED, values: [before, city.id, snapshot.slots] })),
     );
     for await (const { onlyLeft, onlyRight } of portions) {
       for (const fact of onlyLeft) yield `${fact} is not in the index`;
@@ -114,7 +114,7 @@ async function lookAgain(side: readonly Snapshot[], statements: (slots: readonly
   for (const { database } of side) {
     const snapshot = await Snapshot.open(database);
     try {
-      for (const [index, [text, values]] of statements(database.slots).entries()) {
+      for (const [index, [text, values]] of statements(snapshot.slots).entries()) {
         (together[index] ??= []).push(...(await snapshot.query<{ fact: string }>(text, values)).map((row) => row.fact));
       }
     } finally {

@@ -3,17 +3,26 @@
  * `trace` tells the life of an order, `accountStatement` what an account held, `deadLetters` what was put aside.
  */
 import type { Service, ServiceSchema } from "moleculer";
-import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
+import { type Answer, call, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { accountStatement } from "./account-statement.ts";
 import { replayKept, viewAttention } from "./attention.ts";
+import { nodesOffering } from "../../mixins/nodes.ts";
 import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
+import { Mover } from "./mover.ts";
+import { allMailboxes, drain } from "./nodes.ts";
 import {
+  abortMove,
+  drainNode,
   dropDeadLetter,
   listAttention,
+  lastMove,
+  listAllMailboxes,
   listDeadLetters,
+  listMoves,
   listRegions,
   listShards,
+  moveSlots,
   ownRegions,
   reloadRegions,
   replayCallback,
@@ -31,6 +40,7 @@ import { Verifier } from "./verify.ts";
 interface Vars {
   platform: Platform;
   verifier: Verifier;
+  mover: Mover;
 }
 type This = Service<{}> & Vars;
 
@@ -41,6 +51,12 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     shards: handle(listShards, shards),
     trace: handle(traceNumber, traced),
     accountStatement: handle(stateAccount, stated),
+    mailboxes: handle(listAllMailboxes, (ctx) => allMailboxes(ctx)),
+    drain: handle(drainNode, (ctx) => drain(ctx, ctx.params.node)),
+    moveShards: handle(moveSlots, move),
+    abortMove: handle(abortMove, takeBack),
+    moves: handle(listMoves, moves),
+    lastMove: handle(lastMove, mine),
     deadLetters: handle(listDeadLetters, deadLetters),
     replayDeadLetter: handle(replayDeadLetter, replay),
     dropDeadLetter: handle(dropDeadLetter, drop),
@@ -53,12 +69,13 @@ const ops: ServiceSchema<{}, {}, Vars> = {
   created() {
     this.platform = platformOf(this.broker);
     this.verifier = new Verifier(this.platform);
+    this.mover = new Mover(this.broker, this.platform, this.logger);
   },
   started() {
     watchUnfinished(this.platform);
   },
-  stopped() {
-    return this.verifier.stop();
+  async stopped() {
+    await Promise.all([this.verifier.stop(), this.mover.stop()]);
   },
 };
 export default ops;
@@ -68,7 +85,28 @@ function verifyAll(this: This): Promise<Answer<typeof verify>> {
 }
 
 async function shards(this: This, ctx: Ctx<typeof listShards>): Promise<Answer<typeof listShards>> {
-  return { items: await viewShards(ctx, this.platform) };
+  return { items: await viewShards(ctx, this.platform, ctx.params.sizes === true) };
+}
+
+function move(this: This, ctx: Ctx<typeof moveSlots>): Promise<Answer<typeof moveSlots>> {
+  return this.mover.begin(ctx.params, "move");
+}
+
+function takeBack(this: This, ctx: Ctx<typeof abortMove>): Promise<Answer<typeof abortMove>> {
+  return this.mover.begin(ctx.params, "abort");
+}
+
+/** Of every node, since the one that moves need not be the one that is asked. */
+async function moves(this: This, ctx: Ctx<typeof listMoves>): Promise<Answer<typeof listMoves>> {
+  const nodes = await nodesOffering(ctx, lastMove.name);
+  const answers = await Promise.allSettled(nodes.map((nodeID) => call(ctx, lastMove, {}, { nodeID })));
+  const items = answers.flatMap((answer) => (answer.status === "fulfilled" ? answer.value : []));
+  return { items: items.toSorted((a, b) => (a.startedAt < b.startedAt ? 1 : -1)) };
+}
+
+async function mine(this: This): Promise<Answer<typeof lastMove>> {
+  const { last } = this.mover;
+  return last ? [last] : [];
 }
 
 function traced(this: This, ctx: Ctx<typeof traceNumber>): Promise<Answer<typeof traceNumber>> {

@@ -1,65 +1,75 @@
 /** `/ops/shards`: where each shard lives, which node its calls go to, and what waits there. */
-import { SLOT_COUNT, shardKey, type Shard } from "../../domain/ids.ts";
-import type { Keyspace } from "../../db/keyspaces.ts";
-import { call, type Of, type Via } from "../../mixins/contract.ts";
+import { SLOT_COUNT, shardKey } from "../../domain/ids.ts";
+import type { Database, Statement } from "../../db/database.ts";
+import { displayName, type Keyspace } from "../../db/keyspaces.ts";
+import type { Of, Via } from "../../mixins/contract.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import { ownerOf } from "../../mixins/slot-strategy.ts";
-import { listMailboxes, type MailboxView } from "../probe/probe.contract.ts";
-import type { ShardView } from "./ops.contract.ts";
+import { nodesOffering } from "../../mixins/nodes.ts";
+import { allMailboxes } from "./nodes.ts";
+import type { NodeMailboxView, ShardView } from "./ops.contract.ts";
 
 /** One action of each kind of keyspace stands for all: a node serves a shard or it does not. */
 const ACTION_OF = { city: "order.place", user: "wallet.try" } as const;
 
-interface ActionListed {
-  readonly name: string;
-  readonly endpoints?: readonly { readonly nodeID: string }[];
-}
+type View = Of<typeof ShardView>;
 
-const listActions = (via: Via): Promise<ActionListed[]> =>
-  via.call<ActionListed[], object>("$node.actions", { withEndpoints: true, onlyAvailable: true });
-const endpointsOf = (actions: readonly ActionListed[], name: string): string[] =>
-  actions.find((action) => action.name === name)?.endpoints?.map(({ nodeID }) => nodeID) ?? [];
-
-/** The nodes that offer an action. */
-export const nodesOf = async (via: Via, name: string): Promise<string[]> => endpointsOf(await listActions(via), name);
-
-export async function viewShards(via: Via, platform: Platform): Promise<Of<typeof ShardView>[]> {
-  const actions = await listActions(via);
-  const nodesOf = (name: string): string[] => endpointsOf(actions, name);
-  const mailboxes = await gatherMailboxes(via, nodesOf(listMailboxes.name));
+export async function viewShards(via: Via, platform: Platform, withSizes: boolean): Promise<View[]> {
+  const [owners, mailboxes, sizes] = await Promise.all([
+    ownersOf(via),
+    gatherMailboxes(via),
+    withSizes ? gatherSizes(platform) : new Map<string, Size>(),
+  ]);
+  const held = new Set(platform.held().map(shardKey));
   return platform.keyspaces.all.flatMap((keyspace) =>
-    Array.from({ length: SLOT_COUNT }, (_, slot) =>
-      viewShard(platform, keyspace, { city: keyspace.id, slot }, nodesOf(ACTION_OF[keyspace.kind]), mailboxes),
-    ),
+    Array.from({ length: SLOT_COUNT }, (_, slot): View => {
+      const shard = { city: keyspace.id, slot };
+      const owner = ownerOf(shard, owners[keyspace.kind]);
+      const box = mailboxes.get(`${owner} ${shardKey(shard)}`);
+      const size = sizes.get(shardKey(shard));
+      return {
+        city: keyspace.code,
+        slot,
+        owner: owner ?? "",
+        depth: box?.depth ?? 0,
+        batchSize: box?.batchSize ?? 0,
+        database: displayName(keyspace.databases[slot] ?? ""),
+        moving: held.has(shardKey(shard)),
+        ...(size === undefined ? {} : size),
+      };
+    }),
   );
 }
 
-/** Own boxes of every node, by node and shard. A node that does not answer within its 2 s is shown without them, not waited for. */
-async function gatherMailboxes(via: Via, nodes: readonly string[]): Promise<Map<string, Of<typeof MailboxView>>> {
-  const answers = await Promise.allSettled(nodes.map((nodeID) => call(via, listMailboxes, {}, { nodeID })));
-  return new Map(
-    answers.flatMap((answer, index) =>
-      answer.status === "fulfilled" ? answer.value.map((box) => [`${nodes[index]} ${shardKey(box)}`, box] as const) : [],
-    ),
-  );
+async function ownersOf(via: Via): Promise<Record<Keyspace["kind"], string[]>> {
+  const [city, user] = await Promise.all([nodesOffering(via, ACTION_OF.city), nodesOffering(via, ACTION_OF.user)]);
+  return { city, user };
 }
 
-function viewShard(
-  platform: Platform,
-  keyspace: Keyspace,
-  shard: Shard,
-  nodes: readonly string[],
-  mailboxes: ReadonlyMap<string, Of<typeof MailboxView>>,
-): Of<typeof ShardView> {
-  const owner = ownerOf(shard, nodes);
-  const box = mailboxes.get(`${owner} ${shardKey(shard)}`);
-  return {
-    city: keyspace.code,
-    slot: shard.slot,
-    owner: owner ?? "",
-    depth: box?.depth ?? 0,
-    batchSize: box?.batchSize ?? 0,
-    // By the name it is shown under: in the routing table it may be a URL, with a password in it.
-    database: platform.databaseOf(shard).name,
-  };
+interface Size {
+  readonly rows: number;
+  readonly bytes: number;
 }
+
+/** PostgreSQL's own count of rows, which autovacuum keeps: counting them would read everything. */
+const SIZES: Statement = {
+  name: "ops/shard-sizes",
+  text: `
+    select right(c.relname, 2)::integer as slot, sum(pg_total_relation_size(c.oid))::float8 as bytes,
+           sum(coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), greatest(c.reltuples::bigint, 0)))::float8 as rows
+      from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
+     where p.relkind = 'p' and c.relkind = 'r' and p.relnamespace = 'public'::regnamespace
+     group by 1`,
+};
+
+async function gatherSizes(platform: Platform): Promise<Map<string, Size>> {
+  const ofDatabase = async (database: Database): Promise<(readonly [string, Size])[]> =>
+    (await database.query<Size & { slot: number }>(SIZES))
+      .filter(({ slot }) => database.slots.includes(slot))
+      .map(({ slot, rows, bytes }) => [shardKey({ city: database.city, slot }), { rows, bytes }]);
+  return new Map((await Promise.all([...platform.databases.values()].map(ofDatabase))).flat());
+}
+
+/** Own boxes of every node, by node and shard. */
+const gatherMailboxes = async (via: Via): Promise<Map<string, Of<typeof NodeMailboxView>>> =>
+  new Map((await allMailboxes(via)).map((box) => [`${box.node} ${shardKey(box)}`, box]));

@@ -15,11 +15,11 @@ interface Oldest {
 }
 
 export function watchUnfinished(platform: Platform): void {
-  const cities = [...platform.databases.values()].filter(({ city }) => platform.servesCity(city));
   platform.metrics.gauge(
     "tuanbar_unfinished_oldest_seconds",
     "Age of the oldest payment and refund without an end; NaN where the database does not answer",
     async (set) => {
+      const cities = [...platform.databases.values()].filter(({ city }) => platform.servesCity(city));
       const ages = await Promise.all(cities.map(oldest));
       for (const [index, { name }] of cities.entries())
         for (const kind of ["payment", "refund"] as const) set(ages[index]?.[kind] ?? 0, { database: name, kind });

@@ -1,5 +1,15 @@
 import { action, shape } from "../../mixins/contract.ts";
 
+/** What a drained node still has: it answers for itself, and follows the slots that move. */
+export const STAYING: ReadonlySet<string> = new Set(["$node", "probe", "routing"]);
+/** Internal, asked of one node at a time. */
+export const leave = action("probe.leave", {
+  summary: "The node that answers begins to leave: it takes nothing more, finishes what it has, and offers nothing then",
+  params: {},
+  answer: undefined,
+  retrySafe: true,
+});
+
 export const MailboxView = shape("Mailbox", { city: "number", slot: "number", depth: "number", batchSize: "number" });
 /** Internal, asked of one node at a time: what waits in its own mailboxes. */
 export const listMailboxes = action("probe.mailboxes", {

@@ -10,7 +10,8 @@ import { Health } from "../../mixins/health.ts";
 import type { Metrics } from "../../mixins/metrics.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { registerGauges } from "./gauges.ts";
-import { listMailboxes } from "./probe.contract.ts";
+import { leave, listMailboxes } from "./probe.contract.ts";
+import { serveNothing } from "./leaving.ts";
 
 interface Settings {
   /** Undefined: no port; the gateway of this node answers the same questions. */
@@ -19,6 +20,7 @@ interface Settings {
 }
 interface Vars {
   settings: Settings;
+  leaving: Promise<void> | undefined;
   platform: Platform;
   server: Server | undefined;
   health: Health | undefined;
@@ -28,7 +30,7 @@ type This = Service<{}> & Vars;
 const probe: ServiceSchema<{}, {}, Vars> = {
   name: "probe",
   settings: { host: "127.0.0.1" },
-  actions: { mailboxes: handle(listMailboxes, mailboxes) },
+  actions: { mailboxes: handle(listMailboxes, mailboxes), leave: handle(leave, beginToLeave) },
   created() {
     this.platform = platformOf(this.broker);
     registerGauges(this.platform);
@@ -36,9 +38,10 @@ const probe: ServiceSchema<{}, {}, Vars> = {
   async started() {
     const { port, host } = this.settings;
     if (port === undefined) return;
-    const { metrics, databases } = this.platform;
+    const { platform } = this;
+    const { metrics } = platform;
     collectDefaultMetrics({ register: metrics.registry });
-    const health = new Health(databases.values(), { missing: () => [], expected: 0 });
+    const health = new Health(() => platform.databases.values(), { missing: () => [], expected: 0 });
     const server = createServer((req, res) => void answer(req.url ?? "", res, health, metrics));
     this.health = health;
     this.server = server;
@@ -60,6 +63,13 @@ async function mailboxes(this: This): Promise<Answer<typeof listMailboxes>> {
   return this.platform
     .mailboxes()
     .map(({ shard, depth, lastBatchSize }) => ({ city: shard.city, slot: shard.slot, depth, batchSize: lastBatchSize }));
+}
+
+/** Answers at once: what asked for it may be a call that has to end before the node is done. */
+async function beginToLeave(this: This): Promise<undefined> {
+  if (this.health) this.health.draining = true;
+  this.leaving ??= serveNothing(this.broker, this.logger);
+  return undefined;
 }
 
 /** Nobody but an orchestrator asks here, on the port given for it: no limits, no problem documents. */

@@ -1,8 +1,10 @@
 /**
  * Deals on sale, by what they are sorted by. These are the only reads that do not name a slot: a city is one list to those who search it.
+ * The slots are named all the same: while some move, or before they are cleared away, a database also holds slots it does not serve. As `slot + 0`,
+ * which no index can begin with: by the primary key PostgreSQL would read whole partitions and sort them.
  * Without words a sort walks its own index and stops at the page's end; with words the word index finds the hits first, and they are sorted.
  */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Database, Queryable, Statement } from "../../db/database.ts";
 import { DEAL_COLUMNS, dealJoins, type DealRow } from "../deal/deal.store.ts";
 import type { SORTS } from "./search.contract.ts";
 
@@ -54,7 +56,7 @@ const allOf = (sort: Sort, { key, direction, indexed, from }: Order): Statement 
   text: `
     with page as materialized (
       select deals.slot, deals.id, ${key} as key from deals
-       where ${ON_SALE} and (${indexed}, deals.id) ${direction === "asc" ? ">" : "<"} (${from}, $3::bigint)
+       where deals.slot + 0 = any($4::integer[]) and ${ON_SALE} and (${indexed}, deals.id) ${direction === "asc" ? ">" : "<"} (${from}, $3::bigint)
        order by ${indexed} ${direction}, deals.id ${direction} limit $1)
     ${show(direction)}`,
 });
@@ -62,7 +64,7 @@ const allOf = (sort: Sort, { key, direction, indexed, from }: Order): Statement 
 const matching = (sort: Sort, { key, direction }: Order): Statement => ({
   name: `search/matching-${sort}`,
   text: `
-    with hits as materialized (select deals.slot, deals.id, ${key} as key from deals where deals.words @@ $4::tsquery and ${ON_SALE}),
+    with hits as materialized (select deals.slot, deals.id, ${key} as key from deals where deals.words @@ $4::tsquery and deals.slot + 0 = any($5::integer[]) and ${ON_SALE}),
          page as materialized (
            select slot, id, key from hits
             where (key, id) ${direction === "asc" ? ">" : "<"} ($2::bigint, $3::bigint)
@@ -89,11 +91,13 @@ export interface After {
 }
 export const beginning = (sort: Sort): After => ({ key: ORDERS[sort].first, id: ORDERS[sort].first });
 
-export const searchMatching = (tx: Queryable, sort: Sort, query: string, after: After, limit: number): Promise<SearchRow[]> =>
-  tx.query<SearchRow>(MATCHING[sort], [limit, after.key, after.id, query]);
+type Served = Queryable & Pick<Database, "slots">;
 
-export const searchAll = (tx: Queryable, sort: Exclude<Sort, "relevance">, after: After, limit: number): Promise<SearchRow[]> =>
-  tx.query<SearchRow>(ALL[sort], [limit, after.key, after.id]);
+export const searchMatching = (served: Served, sort: Sort, query: string, after: After, limit: number): Promise<SearchRow[]> =>
+  served.query<SearchRow>(MATCHING[sort], [limit, after.key, after.id, query, served.slots]);
+
+export const searchAll = (served: Served, sort: Exclude<Sort, "relevance">, after: After, limit: number): Promise<SearchRow[]> =>
+  served.query<SearchRow>(ALL[sort], [limit, after.key, after.id, served.slots]);
 
 const BY_IDS: Statement = {
   name: "search/by-ids",

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "moleculer";
+import { shardOf } from "../../domain/ids.ts";
 import type { Database } from "../../db/database.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import { RedisUnavailable, type RedisLink } from "../../mixins/redis.ts";
@@ -75,7 +76,9 @@ export class Repairer {
       const facts = await factsOnSale(database, after, DEALS_A_PAGE);
       const last = facts.at(-1)?.dealId;
       if (last === undefined) return;
-      this.#platform.metrics.gateRepairs.inc(await this.#gate.repair(facts));
+      // Of a slot that moves there are two copies; the one that serves knows.
+      const served = facts.filter(({ dealId }) => database.slots.includes(shardOf(dealId).slot));
+      this.#platform.metrics.gateRepairs.inc(await this.#gate.repair(served));
       after = last;
     }
   }

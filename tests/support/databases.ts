@@ -85,7 +85,7 @@ export async function testKeyspaces(server: TestServer): Promise<TestKeyspaces> 
   }
   return {
     keyspaces,
-    urlOf: server.urlOf,
+    urlOf: (database) => (URL.canParse(database) ? database : server.urlOf(database)),
     async drop() {
       for (const { name } of keyspaces.databases())
         await admin(server, (client) => client.query(`drop database if exists ${name} with (force)`));

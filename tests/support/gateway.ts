@@ -1,4 +1,5 @@
 /** A gateway before stub services: every contract is answered by a function the test names, or by an empty object. No database. */
+import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -57,6 +58,8 @@ export async function testGateway(
     new Platform({
       keyspaces,
       databases: new Map(),
+      urlOf: (database) => database,
+      openDatabase: () => assert.fail("nothing moves here"),
       metrics,
       logger: broker.logger,
       trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },

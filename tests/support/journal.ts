@@ -108,8 +108,8 @@ export function startJournal(
   for (const consumer of consumers) journal.subscribe(consumer);
   const streams = nats && new EventStreams(natsAt(nats.url), "test", logger);
   if (streams) journal.travelBy(streams);
-  if (nats?.part !== "listens") journal.start(databases, metrics, logger);
-  if (streams && nats?.part !== "publishes") journal.listen(databases, metrics, logger);
+  if (nats?.part !== "listens") journal.start(() => databases, metrics, logger);
+  if (streams && nats?.part !== "publishes") journal.listen(() => databases, metrics, logger);
   return {
     journal,
     log,

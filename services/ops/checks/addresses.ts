@@ -29,13 +29,13 @@ export const ADDRESS_CHECKS: readonly Check[] = [
       "payouts",
       "channel_callbacks",
     ]),
-    values: (database) => [database.slots],
+    values: ({ slots }) => [slots],
   },
   {
     name: "addresses.user",
     scope: "user",
     proves: "every user and top-up lives where its id says, in a database that serves its slot",
     statement: misplaced(["users", "topups"]),
-    values: (database) => [database.slots],
+    values: ({ slots }) => [slots],
   },
 ];

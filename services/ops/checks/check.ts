@@ -24,7 +24,7 @@ export interface Check {
   /** Returns the violating rows, with what a person needs to find them. */
   readonly statement: string;
   /** Parameters of the statement. */
-  readonly values?: readonly unknown[] | ((database: { readonly slots: readonly number[] }) => readonly unknown[]);
+  readonly values?: readonly unknown[] | ((snapshot: { readonly slots: readonly number[] }) => readonly unknown[]);
 }
 
 /** What came of a check in one place. */

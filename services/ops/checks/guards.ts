@@ -38,9 +38,9 @@ const MISSING = `
   select guard, 'unique index' from unnest($2::text[]) guard
    where not exists (select from pg_index i where i.indexrelid = to_regclass(guard) and i.indisunique and i.indisvalid)
   union all
-  select t.relname, 'append-only trigger' from unnest($3::text[]) name, pg_class t
-   where t.oid in (select name::regclass union all select inhrelid from pg_inherits where inhparent = name::regclass)
-     and not exists (select from pg_trigger g where g.tgrelid = t.oid and g.tgname = name || '_append_only' and g.tgenabled in ('O', 'A'))`;
+  select t.relname, 'append-only trigger' from (select name, ('public.' || name)::regclass as parent from unnest($3::text[]) name) p, pg_class t
+   where t.oid in (select p.parent union all select inhrelid from pg_inherits where inhparent = p.parent)
+     and not exists (select from pg_trigger g where g.tgrelid = t.oid and g.tgname = p.name || '_append_only' and g.tgenabled in ('O', 'A'))`;
 
 export const GUARD_CHECKS: readonly Check[] = [
   {
