@@ -35,7 +35,7 @@ interface SoldOut {
   asking: boolean;
   /** Raised when units came back: an answer that was on its way is out of date. */
   epoch: number;
-  /** What everybody hears: made once, because making and throwing it cost a tenth of a refusal. */
+  /** What everybody hears, made once: making and throwing it was 7 % of what a refusal burnt outside of system calls, by the profile. */
   readonly refusal: DomainError;
 }
 
