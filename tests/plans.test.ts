@@ -167,7 +167,7 @@ const PARTITIONED = `
                                from pg_constraint k where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum]
                                 and pg_get_constraintdef(k.oid) like '%ARRAY[%')) order by a.attnum)
             from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = '') as columns
-    from pg_class c where c.relkind = 'p' order by c.relname`;
+    from pg_class c where c.relkind = 'p' and c.relname not like 'recon%' order by c.relname`;
 
 const partitionOf = (table: string, { slot }: Part): string => `${table}_0${slot}`;
 

@@ -1,3 +1,4 @@
+-- Alike in both kinds of keyspace, and twice, because a file of shared/ has one number and the two kinds are at different ones by now.
 -- Where in a table that only grows the transfers since some time begin: a few pages for millions of rows, and nothing to keep up but the newest range.
 create index transfers_at on transfers using brin (at);
 
