@@ -412,9 +412,9 @@ const CORRUPTIONS: readonly Corruption[] = [
   },
   // Channels outside.
   {
-    what: "an open charge has money already",
-    sql: (w) => `update payments set paid_amount = amount, paid_currency = 'CNY', paid_at = now() where id = ${w.charged.row.id}`,
-    caught: ["channels.paid"],
+    what: "a refund by a channel arrives without a posting",
+    sql: (w) => `delete from transfers where code = 'refund-paid' and order_id = ${w.surplus.order.row.id}`,
+    caught: ["ledger.chain", "ledger.accounts", "books.channels"],
   },
   {
     what: "money in suspense is what was asked for",
@@ -438,9 +438,9 @@ const CORRUPTIONS: readonly Corruption[] = [
     caught: ["channels.clearing", "books.channels"],
   },
   {
-    what: "a refund by a channel arrives without a posting",
-    sql: (w) => `delete from transfers where code = 'refund-paid' and order_id = ${w.surplus.order.row.id}`,
-    caught: ["ledger.chain", "ledger.accounts", "books.channels"],
+    what: "an open charge has money already",
+    sql: (w) => `update payments set paid_amount = amount, paid_currency = 'CNY', paid_at = now() where id = ${w.charged.row.id}`,
+    caught: ["channels.paid"],
   },
   {
     what: "money that came too late is kept",
