@@ -1,4 +1,4 @@
--- A city keyspace after 000007-audit.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000008-arrived-marks.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 

@@ -1,4 +1,4 @@
--- A user keyspace after 000005-statements.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A user keyspace after 000006-arrived-marks.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
