@@ -91,7 +91,8 @@ export async function partitionsOf(client: pg.Client, slots: readonly number[]):
   const { rows } = await client.query<Partition>(
     `select p.relname as table, right(c.relname, 2)::integer as slot, c.relname as name
        from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
-      where p.relkind = 'p' and c.relkind = 'r' and p.relnamespace = 'public'::regnamespace and right(c.relname, 2)::integer = any($1)
+      where p.relkind = 'p' and c.relkind = 'r' and p.relnamespace = 'public'::regnamespace and pg_get_partkeydef(p.oid) = 'LIST (slot)'
+            and right(c.relname, 2)::integer = any($1)
       order by c.relname`,
     [slots],
   );
