@@ -390,7 +390,7 @@ const CORRUPTIONS: readonly Corruption[] = [
   {
     what: "a payout is paid and forgotten",
     sql: (w) => `update payouts set state = 'PROCESSING', ended_at = null where id = ${w.paidOut.row.id}`,
-    caught: ["books.payouts", "payouts.paid-out"],
+    caught: ["books.payouts", "payouts.paid-out", "channels.clearing"],
   },
   {
     what: "a payout that came back is not the merchant's again",
