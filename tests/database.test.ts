@@ -84,9 +84,9 @@ describe("keyspaces.yaml", () => {
       [of(USER, "sh: { id: 1, name: x, databases: [sh] }"), "keyspace sh: `databases` maps each database to the slots it serves"],
       [of(USER, "sh: { id: 1, name: x, databases: { sh: 0-14 } }"), "keyspace sh: slot 15 is served by no database"],
       [of(USER, "sh: { id: 1, name: x, databases: { a: 0-8, b: 8-15 } }"), "keyspace sh: slot 8 is served twice"],
-      [of(USER, "sh: { id: 1, name: x, databases: { a: 0-16 } }"), "keyspace sh: slots `0-16` are not a number or a range from 0 to 15"],
-      [of(USER, "sh: { id: 1, name: x, databases: { a: 15-0 } }"), "keyspace sh: slots `15-0` are not a number or a range from 0 to 15"],
-      [of(USER, "sh: { id: 1, name: x, databases: { a: } }"), "keyspace sh: slots `null` are not a number or a range from 0 to 15"],
+      [of(USER, "sh: { id: 1, name: x, databases: { a: 0-16 } }"), "keyspace sh: slots `0-16` are not numbers or ranges from 0 to 15"],
+      [of(USER, "sh: { id: 1, name: x, databases: { a: 15-0 } }"), "keyspace sh: slots `15-0` are not numbers or ranges from 0 to 15"],
+      [of(USER, "sh: { id: 1, name: x, databases: { a: } }"), "keyspace sh: slots `null` are not numbers or ranges from 0 to 15"],
       [of(USER, SH, "bj: { id: 1, name: x, databases: { bj: 0-15 } }"), "keyspaces sh and bj have the same id 1"],
       [of(USER, SH, "bj: { id: 2, name: x, databases: { sh: 0-15 } }"), "keyspaces sh and bj share the database sh"],
     ];

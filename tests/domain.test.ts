@@ -4,6 +4,7 @@ import { describe, test } from "node:test";
 import fc from "fast-check";
 import { DEAL, DEAL_INITIAL } from "../domain/deal/state.ts";
 import { DomainError, raise, refusal, type ErrorDef } from "../domain/error.ts";
+import { AUDIT_ERRORS } from "../domain/audit/errors.ts";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { DEAL_ERRORS } from "../domain/deal/errors.ts";
 import { ERRORS } from "../domain/errors.ts";
@@ -13,11 +14,13 @@ import { GROUP, GROUP_INITIAL, SEAT, SEAT_INITIAL } from "../domain/group/state.
 import { cityOf, composeId, ID_EPOCH_MS, isId, mintedAtMs, shardOf, slotOf } from "../domain/ids.ts";
 import { InvariantViolation } from "../domain/invariant.ts";
 import { basisPoints, fen, FEN_MAX, REQUEST_FEN_MAX, share, sum, toJson } from "../domain/money.ts";
+import { OPS_ERRORS } from "../domain/ops/errors.ts";
 import { ORDER_ERRORS } from "../domain/order/errors.ts";
 import { ORDER, ORDER_INITIAL } from "../domain/order/state.ts";
 import { PAYMENT_ERRORS } from "../domain/payment/errors.ts";
 import { CHARGE, CHARGE_INITIAL, PAYMENT, PAYMENT_INITIAL } from "../domain/payment/state.ts";
 import { PAYOUT, PAYOUT_INITIAL } from "../domain/payout/state.ts";
+import { RECON_ERRORS } from "../domain/recon/errors.ts";
 import { REFUND_ERRORS } from "../domain/refund/errors.ts";
 import { REFUND, REFUND_INITIAL } from "../domain/refund/state.ts";
 import { SETTLEMENT, SETTLEMENT_INITIAL } from "../domain/settlement/state.ts";
@@ -288,6 +291,9 @@ describe("errors", () => {
       REFUND_ERRORS,
       PAYMENT_ERRORS,
       JOURNAL_ERRORS,
+      AUDIT_ERRORS,
+      RECON_ERRORS,
+      OPS_ERRORS,
     ];
     const names = tables.flatMap((table) => Object.keys(table));
     assert.deepEqual(
@@ -309,10 +315,13 @@ describe("errors", () => {
       .map(([code]) => code);
     assert.deepEqual(later.toSorted(), [
       "IDEMPOTENCY_IN_PROGRESS",
+      "MOVE_IN_PROGRESS",
+      "NODE_NEEDED",
       "OVERLOADED",
       "PAYMENT_OPEN",
       "RATE_LIMITED",
       "REQUEST_TIMEOUT",
+      "SHARD_MOVING",
       "TIMEOUT",
       "UNAVAILABLE",
     ]);
