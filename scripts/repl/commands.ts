@@ -6,7 +6,7 @@ import { call, type CallMeta, type Of } from "../../mixins/contract.ts";
 import { nodesByAction } from "../../mixins/nodes.ts";
 import type { Id } from "../../domain/ids.ts";
 import { pauseDeal } from "../../services/deal/deal.contract.ts";
-import { drainNode, listAllMailboxes, listShards, type ShardView, verify } from "../../services/ops/ops.contract.ts";
+import { drainNode, listAllMailboxes, listShards, type ShardView, traceNumber, verify } from "../../services/ops/ops.contract.ts";
 import { STAYING } from "../../services/probe/probe.contract.ts";
 
 export interface ConsoleCommand {
@@ -50,9 +50,10 @@ export const COMMANDS: readonly ConsoleCommand[] = [
     command: "trace <id>",
     description: "Everything that happened to an order, a payment, a voucher …",
     async run(broker, { id = "" }, say) {
-      // By its name: it is a part of its own, and a cluster may be without it.
-      if (!(await nodesByAction(broker)).has(TRACE)) return say(`no node of this cluster has ${TRACE}`);
-      say(JSON.stringify(await broker.call<unknown, { id: string }>(TRACE, { id }, meta()), undefined, 2));
+      const { kind, entries } = await call(broker, traceNumber, { id }, meta());
+      say(`${id} is the number of: ${kind}`);
+      for (const { at, keyspace, slot, kind: of, id: number, what, data } of entries)
+        say(`${at}  ${keyspace}/${slot}  ${of} ${number}  ${what}  ${JSON.stringify(data)}`);
     },
   },
   {
@@ -79,7 +80,6 @@ export const COMMANDS: readonly ConsoleCommand[] = [
   },
 ];
 
-const TRACE = "ops.trace";
 const DRAIN_MS = 30_000;
 const LOOK_MS = 200;
 

@@ -7,10 +7,12 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { parseKeyspaces, type Keyspaces } from "../../db/keyspaces.ts";
 import { makeNode, ROLES, type Node } from "../../moleculer.config.ts";
+import { topUp } from "../../services/wallet/wallet.contract.ts";
 import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "../support/databases.ts";
 import { natsAt } from "../support/journal.ts";
-import { merchantIn, onSale } from "../support/market.ts";
+import { merchantIn, onSale, registered } from "../support/market.ts";
 import { TestNats } from "../support/nats.ts";
+import { callAs } from "../support/node.ts";
 import { until } from "../support/until.ts";
 
 const SECRET = "a secret for tests of the console, long";
@@ -103,8 +105,13 @@ describe("the console of a cluster", () => {
     assert.match(await terminal.type("verify", /hold/), /^all \d+ checks hold$/m);
   });
 
-  it("says so where nobody traces", async () => {
-    await terminal.type("trace 1", /no node of this cluster has ops\.trace|TRACE_NOT_FOUND/);
+  it("tells the life of what a number is of, and what is nobody's number", async () => {
+    const [first] = nodes;
+    assert.ok(first);
+    const consumer = await registered(first);
+    const { id } = await callAs(first, topUp, { amount: 5_000, channel: "test" }, consumer);
+    await terminal.type(`trace ${id}`, /is the number of: topup/);
+    await terminal.type("trace 1", /TRACE_NOT_FOUND/);
   });
 
   it("pauses any deal, and says what it does not know", async () => {
