@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { parseKeyspaces, type Keyspaces } from "../../db/keyspaces.ts";
 import { makeNode, ROLES, type Node } from "../../moleculer.config.ts";
-import { topUp } from "../../services/wallet/wallet.contract.ts";
+import { placeOrder } from "../../services/order/order.contract.ts";
 import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "../support/databases.ts";
 import { natsAt } from "../support/journal.ts";
 import { merchantIn, onSale, registered } from "../support/market.ts";
@@ -109,8 +109,10 @@ describe("the console of a cluster", () => {
     const [first] = nodes;
     assert.ok(first);
     const consumer = await registered(first);
-    const { id } = await callAs(first, topUp, { amount: 5_000, channel: "test" }, consumer);
-    await terminal.type(`trace ${id}`, /is the number of: topup/);
+    const deal = await onSale(first, await merchantIn(first, "sh"));
+    const { id } = await callAs(first, placeOrder, { dealId: deal.id, quantity: 1 }, consumer);
+    const told = await terminal.type(`trace ${id}`, /order\.created/);
+    assert.match(told, new RegExp(`${id} is the number of: order`));
     await terminal.type("trace 1", /TRACE_NOT_FOUND/);
   });
 
