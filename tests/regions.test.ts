@@ -201,7 +201,7 @@ describe("selling by regional rules", () => {
   before(async () => {
     folder.policy("sh.mjs");
     folder.list({ module: "./sh.mjs" });
-    node = await testNode(["deal", "group", "order", "ops"], {}, { regionsFile: folder.manifest });
+    node = await testNode(["probe", "deal", "group", "order", "ops"], {}, { regionsFile: folder.manifest });
   });
   after(async () => {
     await node.stop();

@@ -1,5 +1,6 @@
 import { action, shape } from "../../mixins/contract.ts";
 import { list, PAGE } from "../../mixins/page.ts";
+import { RegionPolicyView } from "../probe/probe.contract.ts";
 
 export const Check = shape("Check", { name: "string", ok: "boolean", violations: "number", detail: "string" });
 export const Verification = shape("Verification", { ok: "boolean", checkedAt: "time", checks: { type: "array", items: Check } });
@@ -246,14 +247,6 @@ export const replayCallback = action("ops.replayCallback", {
   rest: { ...admins, path: "/ops/callbacks/{id}/replay", status: 202 },
 });
 
-export const RegionPolicyView = shape("RegionPolicy", {
-  node: "string",
-  region: "string",
-  version: "string",
-  /** FALLBACK: it fails, and the default policy stands in. REFUSED: it was not loaded, what was there before goes on. */
-  state: { type: "enum", values: ["ACTIVE", "FALLBACK", "REFUSED"] },
-  detail: "string",
-});
 const RegionList = shape("RegionList", { items: { type: "array", items: RegionPolicyView } });
 export const listRegions = action("ops.regions", {
   summary: "Regional policies, as each node has them",
@@ -269,12 +262,4 @@ export const reloadRegions = action("ops.reloadRegions", {
   timeoutMs: 60_000,
   retrySafe: true,
   rest: { method: "POST", path: "/ops/regions/reload", who: "admin", status: 200, tag: "Operating" },
-});
-/** Internal, asked of one node at a time: its own policies, loaded anew or as they are. */
-export const ownRegions = action("ops.ownRegions", {
-  summary: "Regional policies of the node that answers",
-  params: { reload: "boolean" },
-  answer: { type: "array", items: RegionPolicyView },
-  timeoutMs: 50_000,
-  retrySafe: true,
 });

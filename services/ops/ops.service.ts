@@ -23,7 +23,6 @@ import {
   listRegions,
   listShards,
   moveSlots,
-  ownRegions,
   reloadRegions,
   replayCallback,
   replayDeadLetter,
@@ -64,7 +63,6 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     replayCallback: handle(replayCallback, replayOne),
     regions: handle(listRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, false) })),
     reloadRegions: handle(reloadRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, true) })),
-    ownRegions: handle(ownRegions, own),
   },
   created() {
     this.platform = platformOf(this.broker);
@@ -141,10 +139,4 @@ async function drop(this: This, ctx: Ctx<typeof dropDeadLetter>): Promise<Answer
   const letter = await removeLetter(this.platform, ctx.params.id);
   this.logger.warn({ letter }, `dead letter ${letter.id} was dropped by ${ctx.meta.caller?.username ?? "the platform"}`);
   return letter;
-}
-
-async function own(this: This, ctx: Ctx<typeof ownRegions>): Promise<Answer<typeof ownRegions>> {
-  const { regions } = this.platform;
-  const views = ctx.params.reload ? await regions.reload() : regions.list();
-  return views.map((view) => ({ node: this.broker.nodeID, ...view }));
 }

@@ -1,9 +1,9 @@
-/** `/ops/regions`: every node's regional policies. A node without the ops service has none to tell: it sells nothing by itself. */
+/** `/ops/regions`: every node's regional policies, those of the workers above all, since they sell by them. */
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
 import { call, type Of, type Via } from "../../mixins/contract.ts";
-import { ownRegions, type RegionPolicyView } from "./ops.contract.ts";
 import { nodesOffering } from "../../mixins/nodes.ts";
+import { ownRegions, type RegionPolicyView } from "../probe/probe.contract.ts";
 
 /** Asks every node; throws where one does not answer, because policies that differ from node to node are what an operator must hear of. */
 export async function regionsOfNodes(via: Via, reload: boolean): Promise<Of<typeof RegionPolicyView>[]> {

@@ -19,3 +19,20 @@ export const listMailboxes = action("probe.mailboxes", {
   timeoutMs: 2_000,
   retrySafe: true,
 });
+
+export const RegionPolicyView = shape("RegionPolicy", {
+  node: "string",
+  region: "string",
+  version: "string",
+  /** FALLBACK: it fails, and the default policy stands in. REFUSED: it was not loaded, what was there before goes on. */
+  state: { type: "enum", values: ["ACTIVE", "FALLBACK", "REFUSED"] },
+  detail: "string",
+});
+/** Internal, asked of one node at a time: its own policies, loaded anew or as they are. */
+export const ownRegions = action("probe.regions", {
+  summary: "Regional policies of the node that answers",
+  params: { reload: "boolean" },
+  answer: { type: "array", items: RegionPolicyView },
+  timeoutMs: 50_000,
+  retrySafe: true,
+});

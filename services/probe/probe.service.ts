@@ -1,16 +1,16 @@
 /**
- * Probe: what every node tells of itself. Its mailboxes to `ops`, its gauges to its metrics; and, on a node without a gateway, health and metrics
+ * Probe: what every node tells of itself. Its mailboxes and regional policies to `ops`, its gauges to its metrics; and, on a node without a gateway, health and metrics
  * on a port of its own, since an orchestrator and a Prometheus ask each process.
  */
 import { createServer, type Server, type ServerResponse } from "node:http";
 import type { Service, ServiceSchema } from "moleculer";
 import { collectDefaultMetrics } from "prom-client";
-import { type Answer, handle } from "../../mixins/contract.ts";
+import { type Answer, type Ctx, handle } from "../../mixins/contract.ts";
 import { Health } from "../../mixins/health.ts";
 import type { Metrics } from "../../mixins/metrics.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { registerGauges } from "./gauges.ts";
-import { leave, listMailboxes } from "./probe.contract.ts";
+import { leave, listMailboxes, ownRegions } from "./probe.contract.ts";
 import { serveNothing } from "./leaving.ts";
 
 interface Settings {
@@ -30,7 +30,7 @@ type This = Service<{}> & Vars;
 const probe: ServiceSchema<{}, {}, Vars> = {
   name: "probe",
   settings: { host: "127.0.0.1" },
-  actions: { mailboxes: handle(listMailboxes, mailboxes), leave: handle(leave, beginToLeave) },
+  actions: { mailboxes: handle(listMailboxes, mailboxes), regions: handle(ownRegions, regions), leave: handle(leave, beginToLeave) },
   created() {
     this.platform = platformOf(this.broker);
     registerGauges(this.platform);
@@ -63,6 +63,12 @@ async function mailboxes(this: This): Promise<Answer<typeof listMailboxes>> {
   return this.platform
     .mailboxes()
     .map(({ shard, depth, lastBatchSize }) => ({ city: shard.city, slot: shard.slot, depth, batchSize: lastBatchSize }));
+}
+
+async function regions(this: This, ctx: Ctx<typeof ownRegions>): Promise<Answer<typeof ownRegions>> {
+  const { regions: book } = this.platform;
+  const views = ctx.params.reload ? await book.reload() : book.list();
+  return views.map((view) => ({ node: this.broker.nodeID, ...view }));
 }
 
 /** Answers at once: what asked for it may be a call that has to end before the node is done. */

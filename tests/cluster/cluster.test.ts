@@ -89,6 +89,18 @@ describe("a cluster", () => {
     return recoveredMs;
   }
 
+  it("loads the rules of its regions anew on every node, the workers above all", async () => {
+    const { items } = await expect<{ items: { node: string; state: string }[] }>(
+      200,
+      cluster.insist("POST", "/ops/regions/reload", { token: admin }),
+    );
+    const nodes = [...(await cluster.processes()).keys()].filter((name) => /^(gateway|worker|jobs)-/.test(name));
+    assert.deepEqual(
+      nodes.filter((name) => !items.some(({ node, state }) => node === name && state === "ACTIVE")),
+      [],
+    );
+  });
+
   it("takes money by the simpay beside it, whose callbacks come in through nginx", async () => {
     const { token } = await shopper(60);
     const { id } = await expect<{ id: Id }>(201, cluster.insist("POST", "/orders", { token, body: { dealId: dealOf(1), quantity: 1 } }));
