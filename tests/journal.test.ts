@@ -128,7 +128,8 @@ describe("the journal", () => {
     );
     await until("the history is told", async () => (await effectsOf(user, "cut")).events >= told);
     await tell(6, 50);
-    await until("it comes again", () => deliveries >= told + 50);
+    // The batch that was cut off may have been a part of the 50: what had been read by then.
+    await until("it comes again", async () => deliveries > told && (await effectsOf(user, "cut")).events >= told);
     await journal.stop();
     assert.deepEqual(await effectsOf(user, "cut"), { events: told, distinct: told });
   });
