@@ -86,13 +86,18 @@ export async function forgetSlots(client: pg.Client, slots: readonly number[]): 
   await client.query("delete from moving.slots where slot = any($1)", [slots]);
 }
 
-/** Every partition of the slots, whatever tables the migrations have made. */
+/** Partitions by slot, `c` of `p`, whatever tables the migrations have made; a statement's lines under reconciliation are divided otherwise. */
+export const SLOT_PARTITIONS = `pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
+      and p.relkind = 'p' and c.relkind = 'r' and p.relnamespace = 'public'::regnamespace and pg_get_partkeydef(p.oid) = 'LIST (slot)'`;
+/** The two digits a partition's name ends with. */
+export const SLOT_OF_PARTITION = "right(c.relname, 2)::integer";
+
+/** Every partition of the slots. */
 export async function partitionsOf(client: pg.Client, slots: readonly number[]): Promise<Partition[]> {
   const { rows } = await client.query<Partition>(
-    `select p.relname as table, right(c.relname, 2)::integer as slot, c.relname as name
-       from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
-      where p.relkind = 'p' and c.relkind = 'r' and p.relnamespace = 'public'::regnamespace and pg_get_partkeydef(p.oid) = 'LIST (slot)'
-            and right(c.relname, 2)::integer = any($1)
+    `select p.relname as table, ${SLOT_OF_PARTITION} as slot, c.relname as name
+       from ${SLOT_PARTITIONS}
+      where ${SLOT_OF_PARTITION} = any($1)
       order by c.relname`,
     [slots],
   );

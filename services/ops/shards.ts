@@ -2,6 +2,7 @@
 import { SLOT_COUNT, shardKey } from "../../domain/ids.ts";
 import type { Database, Statement } from "../../db/database.ts";
 import { displayName, type Keyspace } from "../../db/keyspaces.ts";
+import { SLOT_OF_PARTITION, SLOT_PARTITIONS } from "../../db/move-fence.ts";
 import type { Of, Via } from "../../mixins/contract.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import { ownerOf } from "../../mixins/slot-strategy.ts";
@@ -55,10 +56,9 @@ interface Size {
 const SIZES: Statement = {
   name: "ops/shard-sizes",
   text: `
-    select right(c.relname, 2)::integer as slot, sum(pg_total_relation_size(c.oid))::float8 as bytes,
+    select ${SLOT_OF_PARTITION} as slot, sum(pg_total_relation_size(c.oid))::float8 as bytes,
            sum(coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), greatest(c.reltuples::bigint, 0)))::float8 as rows
-      from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
-     where p.relkind = 'p' and c.relkind = 'r' and p.relnamespace = 'public'::regnamespace
+      from ${SLOT_PARTITIONS}
      group by 1`,
 };
 
