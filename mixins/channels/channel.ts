@@ -11,6 +11,13 @@ import type { Headers } from "../../domain/channel/callback.ts";
 import type { CallbackVerdict, ChannelCharge, ChannelPayout, ChannelRefund, Outcome, StatementLine } from "../../domain/channel/records.ts";
 import type { Fen } from "../../domain/money.ts";
 
+/** What every adapter is told by whoever makes it. */
+export interface ChannelOptions {
+  /** Where the channel sends its callbacks. */
+  readonly notifyUrl: string;
+  readonly timeoutMs?: number;
+}
+
 export interface ChargeOrder {
   /** Ours, 6 to 32 letters and digits, which every channel takes; never used for anything else. */
   readonly number: string;

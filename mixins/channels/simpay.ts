@@ -17,7 +17,7 @@ import {
 } from "../../domain/channel/records.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { toJson } from "../../domain/money.ts";
-import { StatementError, type Channel } from "./channel.ts";
+import { StatementError, type Channel, type ChannelOptions } from "./channel.ts";
 import { oneOf, text, timeMs, type Json } from "./json.ts";
 import { csvRows } from "./statement.ts";
 
@@ -25,12 +25,6 @@ export interface SimpaySettings {
   readonly url: string;
   /** The merchant's key; never logged, never in a message of an error. */
   readonly secret: string;
-}
-
-export interface ChannelOptions {
-  /** Where the channel sends its callbacks. */
-  readonly notifyUrl: string;
-  readonly timeoutMs?: number;
 }
 
 /** Refusals that are a matter of the moment: the same number may be tried again. */

@@ -24,9 +24,8 @@ import {
 } from "../../domain/channel/records.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { toJson } from "../../domain/money.ts";
-import { StatementError, type Channel } from "./channel.ts";
+import { StatementError, type Channel, type ChannelOptions } from "./channel.ts";
 import { oneOf, text, timeMs, type Json } from "./json.ts";
-import type { ChannelOptions } from "./simpay.ts";
 import { readTradeBill } from "./wechatpay-bill.ts";
 
 export interface WechatPaySettings {

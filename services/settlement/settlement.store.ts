@@ -7,14 +7,7 @@ import { fen, type Fen } from "../../domain/money.ts";
 import type { Claim, SettlementRow } from "../../domain/settlement/decide.ts";
 import type { SettlementState } from "../../domain/settlement/state.ts";
 
-export interface NewSettlement {
-  readonly id: SettlementId;
-  readonly voucherId: VoucherId;
-  readonly orderId: OrderId;
-  readonly merchantId: MerchantId;
-  readonly gross: Fen;
-  readonly commission: Fen;
-}
+export type NewSettlement = Omit<SettlementRow, "state" | "attempt">;
 
 /** A settlement as its merchant sees it. */
 export interface ShownSettlement {
