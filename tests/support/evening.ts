@@ -2,7 +2,7 @@
  * An evening of random traffic against a platform and a simpay that misbehaves, from one seed: who does what next, what is struck, and when. The
  * platform is only known by its HTTP interface, so it may be one process or many, and be killed at any moment.
  */
-import type { FaultName } from "../../simpay/faults.ts";
+import { CALL_FAULTS, KEPT_FAULTS, type FaultName } from "../../simpay/faults.ts";
 import type { Reply } from "./server.ts";
 import type { TestSimpay } from "./simpay.ts";
 
@@ -18,19 +18,7 @@ export function prng(seed: number): () => number {
 }
 
 /** What is struck by chance; every retry is another draw. */
-const STRUCK: readonly FaultName[] = [
-  ...(["slow", "hang", "refuse", "errorAfterDoing", "forgedAnswer", "refuseRefund"] as const),
-  ...(["wrongAmount", "wrongCurrency", "returnPayout"] as const),
-  ...([
-    "loseCallback",
-    "repeatCallback",
-    "reorderCallback",
-    "lateCallback",
-    "forgedCallback",
-    "replayedCallback",
-    "staleCallback",
-  ] as const),
-];
+const STRUCK: readonly FaultName[] = [...CALL_FAULTS, ...KEPT_FAULTS];
 
 export interface Stage {
   readonly ask: (method: "GET" | "POST", path: string, as: string, body?: object) => Promise<Reply>;
