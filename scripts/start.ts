@@ -16,7 +16,6 @@ import { makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { ManifestError } from "../regions/registry.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
-import { openConsole } from "./repl/console.ts";
 import { readSettings, type ClusterSettings, type Settings } from "./settings.ts";
 import { startSimpayBeside } from "./simpay-beside.ts";
 import { StartError } from "./start-error.ts";
@@ -91,7 +90,13 @@ async function alone(settings: Settings): Promise<void> {
   node.platform.onRouted(copyTable);
   if (postgres) await samples(node, dataDir);
   banner(settings, { simpay: channels.simpay?.url, adminPassword: firstPassword ? adminPassword : undefined, embedded: isEmbedded });
-  if (settings.repl === "on") openConsole(node.broker, () => void stop(0));
+  if (settings.repl === "on") await openRepl(node);
+}
+
+/** Loaded only where it is wanted: `node:domain`, which comes with a console, puts itself between every emitter of the process and its listeners. */
+async function openRepl(node: Node): Promise<void> {
+  const { openConsole } = await import("./repl/console.ts");
+  openConsole(node.broker, () => void stop(0));
 }
 
 /** In the embedded profile there is a simpay, beside us if nobody named another: paying by channel can be tried on a fresh machine. */
