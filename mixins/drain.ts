@@ -104,12 +104,15 @@ export class Drainer {
   async #once(shard: Shard, commands: readonly Command[]): Promise<unknown[]> {
     const outcomes = new Array<unknown>(commands.length).fill(undefined);
     const afterCommit: (() => void)[] = [];
-    await this.#database.transaction(async (tx) => {
-      const { work, opened } = openWork(tx, shard, Math.max(commands.length, IDS_AHEAD_MIN), afterCommit);
-      // What is behind a failed statement fails because of it: the first error is the one that tells.
-      await this.#decide(work, commands, outcomes).catch((error: unknown) => opened.then(() => Promise.reject(error)));
-      await opened;
-    });
+    await this.#database.transaction(
+      async (tx) => {
+        const { work, opened } = openWork(tx, shard, Math.max(commands.length, IDS_AHEAD_MIN), afterCommit);
+        // What is behind a failed statement fails because of it: the first error is the one that tells.
+        await this.#decide(work, commands, outcomes).catch((error: unknown) => opened.then(() => Promise.reject(error)));
+        await opened;
+      },
+      { slot: shard.slot },
+    );
     for (const run of afterCommit) this.#tell(run, commands[0]?.kind ?? "");
     return outcomes;
   }

@@ -39,9 +39,13 @@ export interface MailboxWatch {
   refused(shard: Shard, reason: Refused): void;
 }
 
+/** Runs a drain when this box's turn has come, where boxes share a connection. Rejects where there is nowhere to drain to. */
+export type InTurn = (run: () => Promise<void>) => Promise<void>;
+
 export class Mailbox {
   readonly shard: Shard;
   readonly #drain: (commands: readonly Command[]) => Promise<void>;
+  readonly #inTurn: InTurn;
   readonly #limits: MailboxLimits;
   readonly #watch: MailboxWatch;
   #waiting: Command[] = [];
@@ -52,9 +56,16 @@ export class Mailbox {
   #held: { timer: NodeJS.Timeout | undefined } | undefined;
   #lastBatch = 0;
 
-  constructor(shard: Shard, drain: (commands: readonly Command[]) => Promise<void>, limits: MailboxLimits, watch: MailboxWatch) {
+  constructor(
+    shard: Shard,
+    drain: (commands: readonly Command[]) => Promise<void>,
+    limits: MailboxLimits,
+    watch: MailboxWatch,
+    inTurn: InTurn = (run) => run(),
+  ) {
     this.shard = shard;
     this.#drain = drain;
+    this.#inTurn = inTurn;
     this.#limits = limits;
     this.#watch = watch;
   }
@@ -113,8 +124,7 @@ export class Mailbox {
 
   #refuseHeld(): void {
     if (this.#held) this.#held.timer = undefined;
-    for (const command of this.#waiting.splice(0)) {
-      if (command.merchantId !== undefined) this.#leave(command.merchantId);
+    for (const command of this.#take(Infinity)) {
       this.#watch.refused(this.shard, "moving");
       command.settle(moving());
     }
@@ -143,19 +153,31 @@ export class Mailbox {
 
   async #drainAll(): Promise<void> {
     while (this.#waiting.length > 0 && !this.#held) {
-      const taken = this.#waiting.splice(0, this.#limits.drainCommandsMax);
-      for (const { merchantId } of taken) if (merchantId !== undefined) this.#leave(merchantId);
-      const startMs = performance.now();
-      const batch = taken.filter((command) => command.deadlineMs > startMs || this.#dropLate(command));
-      if (batch.length === 0) continue;
-      this.#lastBatch = batch.length;
-      await this.#drain(batch).catch((error: unknown) => {
-        for (const command of batch) command.settle(error instanceof Error ? error : new Error(String(error)));
+      await this.#inTurn(() => this.#drainBatch()).catch((error: unknown) => {
+        for (const command of this.#take(Infinity)) command.settle(error instanceof Error ? error : new Error(String(error)));
       });
-      const waitMs = startMs - (batch[0]?.enqueuedMs ?? startMs);
-      this.#watch.drained(this.shard, { size: batch.length, waitMs, drainMs: performance.now() - startMs });
     }
     this.#draining = undefined;
+  }
+
+  /** Takes what has come until now: the box may have been held or emptied while it waited for its turn. */
+  async #drainBatch(): Promise<void> {
+    if (this.#held) return;
+    const startMs = performance.now();
+    const batch = this.#take(this.#limits.drainCommandsMax).filter((command) => command.deadlineMs > startMs || this.#dropLate(command));
+    if (batch.length === 0) return;
+    this.#lastBatch = batch.length;
+    await this.#drain(batch).catch((error: unknown) => {
+      for (const command of batch) command.settle(error instanceof Error ? error : new Error(String(error)));
+    });
+    const waitMs = startMs - (batch[0]?.enqueuedMs ?? startMs);
+    this.#watch.drained(this.shard, { size: batch.length, waitMs, drainMs: performance.now() - startMs });
+  }
+
+  #take(count: number): Command[] {
+    const taken = this.#waiting.splice(0, count);
+    for (const { merchantId } of taken) if (merchantId !== undefined) this.#leave(merchantId);
+    return taken;
   }
 
   #dropLate(command: Command): false {

@@ -238,7 +238,7 @@ export class Platform {
     // Looked up for each batch: the one before may have been the last in its old database.
     const drain = (commands: readonly Command[]): Promise<void> => this.#drainer(this.databaseOf(shard)).drain(shard, commands);
     const traced = tracing && ((commands: readonly Command[]) => tracing.drain(shard, commands, () => drain(commands)));
-    const mailbox = new Mailbox(shard, traced ?? drain, LIMITS, this.#watch);
+    const mailbox = new Mailbox(shard, traced ?? drain, LIMITS, this.#watch, async (run) => this.databaseOf(shard).inTurn(shard.slot, run));
     this.#mailboxes.set(key, mailbox);
     return mailbox;
   }

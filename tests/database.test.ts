@@ -1,5 +1,6 @@
 /** What every shard stands on: the routing table, migrations, ids, constraints, idempotency keys. On a real PostgreSQL. */
 import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import pg from "pg";
@@ -387,6 +388,47 @@ describe("the schema", () => {
     assert.deepEqual(
       settings.map(({ name, setting }) => `${name}=${setting}`),
       ["TimeZone=UTC", "enable_seqscan=off", "jit=off", "lock_timeout=1000", "statement_timeout=8000"],
+    );
+  });
+});
+
+describe("a lane", () => {
+  let city: Database;
+  before(() => void (city = open()));
+  after(() => city.close());
+  const pid = sql("select pg_backend_pid() as pid");
+  const drainOf = async (slot: number): Promise<number> => {
+    const [row] = await city.transaction((tx) => tx.query<{ pid: number }>(pid), { slot });
+    return row?.pid ?? 0;
+  };
+
+  test("is one session for all drains of a slot, whoever else drains; its plans are kept from the first on", async () => {
+    const slots = Array.from({ length: 16 }, (_, slot) => slot);
+    const first = await Promise.all(slots.map(drainOf));
+    assert.deepEqual(await Promise.all(slots.map(drainOf)), first);
+    assert.ok(new Set(first).size > 1, "not all slots wait for one session");
+    const [mode] = await city.transaction((tx) => tx.query<{ mode: string }>(sql("select current_setting('plan_cache_mode') as mode")), {
+      slot: 0,
+    });
+    assert.equal(mode?.mode, "force_generic_plan");
+  });
+  test("lets drains take turns in the order of asking, and one that fails does not hold up the next", async () => {
+    const seen: string[] = [];
+    const inTurn = (name: string, fails = false): Promise<void> =>
+      city.inTurn(4, async () => {
+        seen.push(`${name} begins`);
+        await sleep(5);
+        seen.push(`${name} ends`);
+        if (fails) throw new Error(name);
+      });
+    const turns = await Promise.allSettled([inTurn("first"), inTurn("second", true), inTurn("third")]);
+    assert.deepEqual(
+      seen,
+      ["first", "second", "third"].flatMap((name) => [`${name} begins`, `${name} ends`]),
+    );
+    assert.deepEqual(
+      turns.map(({ status }) => status),
+      ["fulfilled", "rejected", "fulfilled"],
     );
   });
 });

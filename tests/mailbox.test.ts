@@ -67,6 +67,26 @@ describe("a mailbox", () => {
     await Promise.all(second);
     assert.deepEqual(drained, [2, 3]);
   });
+  test("waiting for its turn, it takes along whatever comes until then; without anywhere to drain to, everybody is told", async () => {
+    const turn = Promise.withResolvers<void>();
+    const batches: unknown[][] = [];
+    const drain = async (commands: readonly Command[]): Promise<void> => {
+      batches.push(commands.map(({ input }) => input));
+      for (const command of commands) command.settle("done");
+    };
+    const watch = { drained: () => undefined, refused: () => undefined };
+    const waiting = new Mailbox(SHARD, drain, LIMITS, watch, (run) => turn.promise.then(run));
+    const early = waiting.post("k", "a", { timeoutMs: 10_000 });
+    await sleep(5);
+    const late = waiting.post("k", "b", { timeoutMs: 10_000 });
+    turn.resolve();
+    await Promise.all([early, late]);
+    assert.deepEqual(batches, [["a", "b"]]);
+    const nowhere = new Mailbox(SHARD, drain, LIMITS, watch, () => Promise.reject(new Error("no database")));
+    assert.equal(await outcomeOf(nowhere.post("k", "c", { timeoutMs: 10_000 })), "Error");
+    assert.equal(nowhere.depth, 0);
+    await Promise.all([waiting.close(), nowhere.close()]);
+  });
   test("held while its shard moves, it finishes its batch, lets commands wait, and goes on with them", async () => {
     const { mailbox, post, batch, batches, refusals } = gated();
     const [first] = [post("a"), await batch(0)];
@@ -600,11 +620,14 @@ describe("a drain", () => {
     wire.cutAtCommit("done", 700);
     assert.deepEqual(await run(write, [3], wired), ["wrote 3"]);
     wire.cutAtCommit("done", 1_500);
-    const asked = wired.transaction(async (tx) => {
-      const [row] = await tx.query<{ xid: string }>({ name: "test/xid", text: "select pg_current_xact_id()::text as xid" });
-      tx.xid = row?.xid;
-      await tx.query(WRITE, [[4]]);
-    }, 300);
+    const asked = wired.transaction(
+      async (tx) => {
+        const [row] = await tx.query<{ xid: string }>({ name: "test/xid", text: "select pg_current_xact_id()::text as xid" });
+        tx.xid = row?.xid;
+        await tx.query(WRITE, [[4]]);
+      },
+      { deadlineMs: 300 },
+    );
     await assert.rejects(
       asked,
       (error) => error instanceof DatabaseUnavailable && /outcome of transaction \d+ is not known/.test(error.message),
