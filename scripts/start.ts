@@ -46,7 +46,7 @@ async function clusterNode(settings: Settings, { nats, nodeId, services }: Clust
     urlOf: (database) => database,
     services,
     nats,
-    channels: makeChannels(settings.channels, settings.publicUrl ?? baseOf(settings)),
+    channels: await makeChannels(settings.channels, settings.publicUrl ?? baseOf(settings)),
     ...common(settings),
     settings: {
       probe: services.includes("gateway") ? {} : { port, host },
@@ -131,7 +131,7 @@ async function start(
     keyspaces: of.keyspaces,
     urlOf: of.urlOf,
     services: SERVICES,
-    channels: makeChannels(of.channels, settings.publicUrl ?? baseOf(settings)),
+    channels: await makeChannels(of.channels, settings.publicUrl ?? baseOf(settings)),
     ...common(settings),
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },

@@ -43,7 +43,7 @@ export class ChannelShop {
       const shop = await Shop.open({
         services: ["callback", "recon", "gateway"],
         settings: { gateway: { jwtSecret: JWT_SECRET, port, rateLimits: "off" } },
-        channels: makeChannels({ simpay: { url: simpay.url, secret: SECRET } }, base),
+        channels: await makeChannels({ simpay: { url: simpay.url, secret: SECRET } }, base),
         // What is used is settled at once.
         trade: { orderTtlSeconds: 900, reversalMinutes: 0, settlementDelayMinutes: 0 },
       });
