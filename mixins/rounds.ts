@@ -1,14 +1,23 @@
-/** One round at a time for each shard: whoever comes while it runs makes it go round once more, so that what is asked for one by one is done in batches. */
+/**
+ * Work of a shard that nobody waits for, in rounds: one at a time, and the next a while after the one before. What is asked for one by one meanwhile
+ * is then done together, which is what a round costs least by: at 400 callbacks a second a round of 8 burnt eight times the CPU for each that
+ * one of 60 does. A quiet shard's round begins at once.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
 import { shardKey, type Shard } from "../domain/ids.ts";
+
+const GATHER_MS = 100;
 
 export class Rounds {
   readonly #round: (shard: Shard) => Promise<void>;
   readonly #running = new Map<string, { again: boolean; done: Promise<void> }>();
+  readonly #stopping = new AbortController();
 
   constructor(round: (shard: Shard) => Promise<void>) {
     this.#round = round;
   }
 
+  /** Resolves, or rejects, with a round that has seen what is there now. */
   go(shard: Shard): Promise<void> {
     const key = shardKey(shard);
     const running = this.#running.get(key);
@@ -16,15 +25,22 @@ export class Rounds {
       running.again = true;
       return running.done;
     }
-    const going = { again: false, done: Promise.resolve() };
+    const going = { again: true, done: Promise.resolve() };
     this.#running.set(key, going);
     const run = async (): Promise<void> => {
-      do {
+      while (going.again && !this.#stopping.signal.aborted) {
         going.again = false;
         await this.#round(shard);
-      } while (going.again);
+        await sleep(GATHER_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+      }
     };
     going.done = run().finally(() => this.#running.delete(key));
     return going.done;
+  }
+
+  /** Ends the rounds under way and begins no other. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await Promise.allSettled([...this.#running.values()].map(({ done }) => done));
   }
 }

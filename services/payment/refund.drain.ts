@@ -135,7 +135,6 @@ export const makeTellRefundsDrain =
   async (work: Work, news: readonly RefundNews[]): Promise<{ readonly refund: RefundRow | undefined }[]> => {
     const { shard } = work;
     const refunds = new Map((await lockRefunds(work, shard, [...new Set(news.map(({ id }) => id))].sort())).map((row) => [row.id, row]));
-    const now = await work.now();
     // What ends it is believed over what does not: of several words about one refund the last such.
     const words = new Map<RefundRow, RefundWord>();
     for (const { id, word } of news) {
@@ -180,7 +179,6 @@ export const makeTellRefundsDrain =
         work,
         shard,
         news.flatMap(({ id, callbackId }) => (refunds.has(id) ? [callbackId] : [])),
-        now,
       ),
     ]);
     work.afterCommit(() => {

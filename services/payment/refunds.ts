@@ -49,6 +49,10 @@ export class Refunds {
     return this.#rounds.go(shard);
   }
 
+  stop(): Promise<void> {
+    return this.#rounds.stop();
+  }
+
   async #payOut(shard: Shard): Promise<void> {
     for (;;) {
       const due = await claimRefunds(this.#platform.databaseOf(shard), [shard.slot], REFUNDS_MAX);
