@@ -6,15 +6,16 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { shardKey, type Shard } from "../domain/ids.ts";
 
-const GATHER_MS = 100;
-
 export class Rounds {
   readonly #round: (shard: Shard) => Promise<void>;
+  readonly #gatherMs: number;
   readonly #running = new Map<string, { again: boolean; done: Promise<void> }>();
   readonly #stopping = new AbortController();
 
-  constructor(round: (shard: Shard) => Promise<void>) {
+  /** A round does all there is; the next begins `gatherMs` after it. */
+  constructor(round: (shard: Shard) => Promise<void>, gatherMs: number) {
     this.#round = round;
+    this.#gatherMs = gatherMs;
   }
 
   /** Resolves, or rejects, with a round that has seen what is there now. */
@@ -31,7 +32,7 @@ export class Rounds {
       while (going.again && !this.#stopping.signal.aborted) {
         going.again = false;
         await this.#round(shard);
-        await sleep(GATHER_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+        await sleep(this.#gatherMs, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
       }
     };
     going.done = run().finally(() => this.#running.delete(key));

@@ -16,6 +16,8 @@ import type { Refunds } from "./refunds.ts";
 
 /** Callbacks one round takes together: what they do is one drain. */
 const CALLBACKS_MAX = 512;
+/** A buyer may look at the page meanwhile. */
+const GATHER_MS = 100;
 /** Callbacks of one shard waiting here; the rest is the sweep's. */
 const WAITING_MAX = 16_384;
 /** Some eight minutes of trying; what is at fault by then is not the moment. */
@@ -29,7 +31,7 @@ export class Hearing {
   readonly #platform: Platform;
   readonly #desks: { readonly charges: Charges; readonly refunds: Refunds };
   readonly #logger: Logger;
-  readonly #rounds = new Rounds((shard) => this.#round(shard));
+  readonly #rounds = new Rounds((shard) => this.#round(shard), GATHER_MS);
   /** By shard, in the order they came. A callback that waits here and is swept meanwhile is worked off once. */
   readonly #waiting = new Map<string, Set<string>>();
 
