@@ -30,7 +30,7 @@ const CHARGES_TOLD_OF = 20_000;
 const SETTLED = 40_000;
 /** Lines of each kind of lie on the statement. */
 const LIES = 10;
-const POLL_MS = 50;
+const POLL_MS = 100;
 const END_MS_MAX = 300_000;
 
 export async function benchMoney(bench: Bench, dataDir: string, options: MoneyOptions): Promise<Figure[]> {
@@ -268,7 +268,7 @@ class MoneyBench {
     return each.every(Boolean);
   }
 
-  /** Asked of an index of what is left: counting it twenty times a second would be a tenth of what is measured. */
+  /** Asked of an index of what is left: counting it ten times a second would be a tenth of what is measured. */
   async #none(database: string, text: string): Promise<boolean> {
     const [row] = await this.#bench.evidence.query<{ none: boolean }>(database, `select not exists (${text}) as none`);
     return row?.none ?? false;
