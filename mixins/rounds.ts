@@ -1,7 +1,6 @@
 /**
  * Work of a shard that nobody waits for, in rounds: one at a time, and the next a while after the one before. What is asked for one by one meanwhile
- * is then done together, which is what a round costs least by: at 400 callbacks a second a round of 8 burnt eight times the CPU for each that
- * one of 60 does. A quiet shard's round begins at once.
+ * is then done together: most of what a round costs, it costs however little it does. A quiet shard's round begins at once.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { shardKey, type Shard } from "../domain/ids.ts";

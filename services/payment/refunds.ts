@@ -18,12 +18,9 @@ import { findPayments } from "./payment.store.ts";
 import type { RefundNews } from "./refund.drain.ts";
 import { claimRefunds, findRefunds, noteFailure, type RefundRow } from "./refund.store.ts";
 
-/**
- * Refunds one round takes together: each of its phases is a transaction in the city, and one in every slot their wallets are in. With sixteen of those
- * a round of 100 burnt a third more for each than one of 400.
- */
+/** Refunds one round takes together: however few they are, each phase is a transaction in the city, or one in each of sixteen slots of wallets. */
 const REFUNDS_MAX = 512;
-/** Money on its way back is expected in days; a round of refunds that came one by one is far dearer than this is long. */
+/** Who asks for money back expects it in days: those who ask one by one are paid together. */
 const GATHER_MS = 250;
 
 const branchOf = ({ id, orderId, consumerId, amount }: RefundRow): Branch => ({
