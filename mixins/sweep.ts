@@ -56,10 +56,13 @@ export function sweep(
       service.logger.warn(`sweeping ${what}: ${error instanceof Error ? error.message : String(error)}`);
     }
   };
+  const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal }).catch(() => undefined);
   const run = async (): Promise<void> => {
+    // Each at a moment of its own: nine sweeps at once take all connections of a database, and plan their look-ups anew in each of them.
+    await pause(Math.random() * EVERY_MS);
     while (!stopping.signal.aborted) {
       await Promise.all([...platform.databases.values()].filter(({ city }) => platform.servesCity(city)).map(all));
-      await sleep(EVERY_MS, undefined, { signal: stopping.signal }).catch(() => undefined);
+      await pause(EVERY_MS);
     }
   };
   const running = run();
