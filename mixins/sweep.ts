@@ -1,7 +1,7 @@
 /**
  * A sweep: every second, what is due in the slots that are this node's is looked up and handed to their shard's action in batches. One sweep at a
- * time, all databases side by side: what is due in one does not wait for another's. One that cannot be reached is tried again at the next. Whose a slot is, is where its calls go: each slot is swept by one node and
- * acted on there. While nodes come and go two may sweep one slot, or none for a moment: acting twice on one row does nothing.
+ * time, all databases side by side: what is due in one does not wait for another's. One that cannot be reached is tried again at the next. Whose a
+ * slot is, is where its calls go: each slot is swept by one node and acted on there. While nodes come and go two may sweep one slot, or none for a moment: acting twice on one row does nothing.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Service, ServiceBroker } from "moleculer";
