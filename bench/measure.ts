@@ -72,6 +72,13 @@ export class Bench {
     return measurable ? memory(this.#watched) : undefined;
   }
 
+  /** Does what may take several loads or none, and tells what each process burnt for it. */
+  async burnt(work: () => Promise<void>): Promise<CpuSeconds | undefined> {
+    const before = measurable ? cpuSeconds(this.#watched) : undefined;
+    await work();
+    return before && minus(cpuSeconds(this.#watched), before);
+  }
+
   /** Puts a load on; notes a fault for each order that was acknowledged and is not there, or is there and nobody was told. */
   async measure(load: Load): Promise<Measured> {
     const { evidence, api } = this;

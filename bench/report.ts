@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Machine } from "./machine.ts";
 import type { Measured } from "./measure.ts";
-import { postgresSeconds } from "./processes.ts";
+import { postgresSeconds, type CpuSeconds } from "./processes.ts";
 
 export interface Figure {
   readonly name: string;
@@ -68,7 +68,26 @@ const EACH: Readonly<Record<string, string>> = {
   "lives/s": "life",
   "requests/s": "request",
   "callbacks/s": "callback",
+  "refunds/s": "refund",
+  "vouchers/s": "voucher",
 };
+
+/** What is told of the CPU of a section, and whose it is. */
+const CPU: readonly (readonly [suffix: string, seconds: (cpu: CpuSeconds) => number])[] = [
+  [".cpu.server", (cpu) => cpu.server],
+  [".cpu.postgres", postgresSeconds],
+  [".cpu.postgres.backends", (cpu) => cpu.backends],
+  [".cpu.postgres.walsenders", (cpu) => cpu.walsenders],
+  [".cpu.postgres.walwriter", (cpu) => cpu.walwriter],
+  [".cpu.postgres.checkpointer", (cpu) => cpu.checkpointer],
+  [".cpu.generator", (cpu) => cpu.generator],
+];
+
+/** Of a section that is no window of one load: `done` things and what they cost. */
+export function costOf(name: string, unit: string, done: number, cpu: CpuSeconds | undefined): Figure[] {
+  if (cpu === undefined) return [];
+  return CPU.map(([suffix, seconds]) => ({ name: name + suffix, value: (seconds(cpu) * 1e6) / done, unit: `µs/${EACH[unit] ?? ""}` }));
+}
 
 /** Of one section measured several times: medians, and the extremes of the throughput. */
 export function figuresOf(name: string, unit: string, runs: readonly Measured[]): Figure[] {
@@ -77,7 +96,6 @@ export function figuresOf(name: string, unit: string, runs: readonly Measured[])
   const figure = (suffix: string, value: number, of: string): Figure[] =>
     Number.isNaN(value) ? [] : [{ name: name + suffix, value, unit: of }];
   const each = EACH[unit] ?? "";
-  const perThing = (seconds: (run: Measured) => number | undefined) => of((run) => ((seconds(run) ?? NaN) * 1e6) / run.done);
   return [
     ...figure(
       "",
@@ -105,40 +123,12 @@ export function figuresOf(name: string, unit: string, runs: readonly Measured[])
       of((run) => run.latencyMs.p999),
       "ms",
     ),
-    ...figure(
-      ".cpu.server",
-      perThing((run) => run.cpu?.server),
-      `µs/${each}`,
-    ),
-    ...figure(
-      ".cpu.postgres",
-      perThing((run) => run.cpu && postgresSeconds(run.cpu)),
-      `µs/${each}`,
-    ),
-    ...figure(
-      ".cpu.postgres.backends",
-      perThing((run) => run.cpu?.backends),
-      `µs/${each}`,
-    ),
-    ...figure(
-      ".cpu.postgres.walsenders",
-      perThing((run) => run.cpu?.walsenders),
-      `µs/${each}`,
-    ),
-    ...figure(
-      ".cpu.postgres.walwriter",
-      perThing((run) => run.cpu?.walwriter),
-      `µs/${each}`,
-    ),
-    ...figure(
-      ".cpu.postgres.checkpointer",
-      perThing((run) => run.cpu?.checkpointer),
-      `µs/${each}`,
-    ),
-    ...figure(
-      ".cpu.generator",
-      perThing((run) => run.cpu?.generator),
-      `µs/${each}`,
+    ...CPU.flatMap(([suffix, seconds]) =>
+      figure(
+        suffix,
+        of((run) => run.cpu && (seconds(run.cpu) * 1e6) / run.done),
+        `µs/${each}`,
+      ),
     ),
     ...figure(
       ".rss.server",
@@ -193,6 +183,8 @@ const SECTIONS: readonly (readonly [string, string])[] = [
   ["cluster.refused", "cluster: refusals of a sold-out deal"],
   ["orders.zipf", "(g) Zipf 1.1 over 1,000 deals in 3 cities"],
   ["callbacks", "callbacks of a channel, kept and answered"],
+  ["refunds.wallet", "refunds by wallet, from request to REFUNDED"],
+  ["settlement", "vouchers due at once, until all are settled"],
 ];
 
 function table(rows: readonly (readonly string[])[]): string[] {

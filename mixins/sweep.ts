@@ -1,12 +1,12 @@
 /**
  * A sweep: every second, what is due in the slots that are this node's is looked up and handed to their shard's action in batches. One sweep at a
- * time; a database that cannot be reached is tried again at the next. Whose a slot is, is where its calls go: each slot is swept by one node and
- * acted on there. While nodes come and go two may sweep one slot, or none for a moment: acting twice on one row does nothing.
+ * time, all databases side by side: what is due in one does not wait for another's. One that cannot be reached is tried again at the next. Whose a
+ * slot is, is where its calls go: each slot is swept by one node and acted on there. While nodes come and go two may sweep one slot, or none for a moment: acting twice on one row does nothing.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Service, ServiceBroker } from "moleculer";
 import type { Id, Shard } from "../domain/ids.ts";
-import type { Queryable } from "../db/database.ts";
+import type { Database, Queryable } from "../db/database.ts";
 import { action, call } from "./contract.ts";
 import { platformOf } from "./platform.ts";
 import { ownerOf } from "./slot-strategy.ts";
@@ -37,30 +37,32 @@ export function sweep(
 ): Sweep {
   const stopping = new AbortController();
   const platform = platformOf(service.broker);
-  const once = async (): Promise<boolean> => {
-    let full = false;
-    for (const database of platform.databases.values()) {
-      if (!platform.servesCity(database.city)) continue;
-      const slots = ownSlots(service.broker, due.act.name, database.city, platform.openSlots(database));
-      if (slots.length === 0) continue;
-      const rows = await due.find(database, slots, ROWS_MAX);
-      full ||= rows.length === ROWS_MAX;
-      const bySlot = Map.groupBy(rows, (row) => row.slot);
-      await Promise.all(
-        [...bySlot].map(([slot, some]) =>
-          call(service.broker, due.act, { city: database.city, slot, ids: some.map((row) => row.id as Id) }),
-        ),
-      );
-    }
-    return full;
+  /** True where there is more. */
+  const once = async (database: Database): Promise<boolean> => {
+    const slots = ownSlots(service.broker, due.act.name, database.city, platform.openSlots(database));
+    if (slots.length === 0) return false;
+    const rows = await due.find(database, slots, ROWS_MAX);
+    const bySlot = Map.groupBy(rows, (row) => row.slot);
+    await Promise.all(
+      [...bySlot].map(([slot, some]) => call(service.broker, due.act, { city: database.city, slot, ids: some.map((row) => row.id as Id) })),
+    );
+    return rows.length === ROWS_MAX;
   };
+  const all = async (database: Database): Promise<void> => {
+    try {
+      let more = true;
+      while (more && !stopping.signal.aborted) more = await once(database);
+    } catch (error) {
+      service.logger.warn(`sweeping ${what}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  };
+  const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal }).catch(() => undefined);
   const run = async (): Promise<void> => {
+    // Each at a moment of its own: nine sweeps at once take all connections of a database, and plan their look-ups anew in each of them.
+    await pause(Math.random() * EVERY_MS);
     while (!stopping.signal.aborted) {
-      const again = await once().catch((error: unknown) => {
-        service.logger.warn(`sweeping ${what}: ${error instanceof Error ? error.message : String(error)}`);
-        return false;
-      });
-      if (!again) await sleep(EVERY_MS, undefined, { signal: stopping.signal }).catch(() => undefined);
+      await Promise.all([...platform.databases.values()].filter(({ city }) => platform.servesCity(city)).map(all));
+      await pause(EVERY_MS);
     }
   };
   const running = run();

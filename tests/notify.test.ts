@@ -67,11 +67,13 @@ describe("notifications", () => {
     server = createServer((req, res) => {
       const handler = rawHandlerOf(node.node.broker, streamEvents);
       const as = caller(String(req.headers["x-user"]));
-      Promise.resolve(
-        handler?.({ caller: as, requestId: "test", query: {}, pathValues: [], body: () => Promise.resolve(Buffer.alloc(0)), req, res }),
-      ).catch((error: unknown) => {
-        res.writeHead(error instanceof DomainError ? error.code : 500).end();
-      });
+      const body = (): Promise<Buffer> => Promise.resolve(Buffer.alloc(0));
+      const send = (): never => assert.fail("a stream is no whole answer");
+      Promise.resolve(handler?.({ caller: as, requestId: "test", query: {}, pathValues: [], body, req, send, res })).catch(
+        (error: unknown) => {
+          res.writeHead(error instanceof DomainError ? error.code : 500).end();
+        },
+      );
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     base = `http://127.0.0.1:${(server.address() as AddressInfo).port}/events/stream`;

@@ -48,6 +48,12 @@ const paidEvent = (number: string, amount: number, id = `test.${number}`) => ({
     paid: { amount, currency: "CNY", at: new Date().toISOString() },
   },
 });
+const callbacksOf = async (order: { id: Id; paymentId: Id }): Promise<string[]> =>
+  (
+    await town.shop.rows<{ state: string }>(order.id, "select state from channel_callbacks where slot = $1 and subject = $2", [
+      order.paymentId,
+    ])
+  ).map(({ state }) => state);
 const refund = (order: { id: Id; user: Id<"user"> }) => town.ask("POST", `/orders/${order.id}/refunds`, order.user, {});
 const transfers = async (order: { id: Id }): Promise<string[]> =>
   (
@@ -242,7 +248,25 @@ describe("a channel that misbehaves", () => {
     assert.deepEqual([...new Set(again.map(({ status }) => status))], [200]);
     // Another callback that tells the same has no effect either.
     assert.equal((await callback(paidEvent(order.paymentId, 1_990))).status, 200);
-    await sleep(300);
+    await eventually(async () => assert.deepEqual(await callbacksOf(order), ["DONE", "DONE"]));
+    assert.deepEqual(await transfers(order), ["pay channel:simpay → escrow:# 1990"]);
+  });
+
+  it("is worked off when its gateway died right after keeping it, and nobody was told", async () => {
+    await town.strike("loseCallback");
+    const order = await town.charged();
+    await town.simpay.pay(order.payUrl);
+    const { channel_no: channelNumber } = await town.row<{ channel_no: string }>("payments", order.paymentId);
+    const paid = { amount: "1990", currency: "CNY", atMs: Date.now() };
+    const news = { id: "kept", about: "charge", charge: { number: order.paymentId, status: "PAID", channelNumber, paid } };
+    await town.shop.rows(
+      order.id,
+      `insert into channel_callbacks (slot, id, channel, callback_id, about, subject, body, news, state, attempts, next_attempt_at, received_at)
+       values ($1, (mint_ids($4, $1::smallint, 1))[1], 'simpay', 'kept', 'charge', $2, '{}', $3, 'KEPT', 1, now(), now())`,
+      [order.paymentId, JSON.stringify(news), shardOf(order.id).city],
+    );
+    await town.becomes(order, /^CONFIRMED$/);
+    await eventually(async () => assert.deepEqual(await callbacksOf(order), ["DONE"]));
     assert.deepEqual(await transfers(order), ["pay channel:simpay → escrow:# 1990"]);
   });
 

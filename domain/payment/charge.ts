@@ -34,9 +34,12 @@ export interface ChargeMove {
 
 const EVENT_OF: Readonly<Record<News["kind"], ChargeEvent>> = { open: "open", lost: "lose", ended: "end", paid: "pay" };
 
-/** Undefined: the news changes nothing (a repeat, or late). Money that was taken is taken once. */
+/** Money that was taken is taken once: from then on no word changes the payment any more, so this may be asked without its lock. */
+export const isTaken = ({ paid }: Pick<PaymentRow, "paid">): boolean => paid !== undefined;
+
+/** Undefined: the news changes nothing (a repeat, or late). */
 export function chargeAfter(payment: PaymentRow, news: News): PaymentRow | undefined {
-  if (payment.paid !== undefined) return undefined;
+  if (isTaken(payment)) return undefined;
   const state = next(CHARGE, payment.state as ChargeState, EVENT_OF[news.kind]);
   if (state === undefined) return undefined;
   switch (news.kind) {

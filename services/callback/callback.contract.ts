@@ -1,5 +1,5 @@
 import type { ServiceBroker } from "moleculer";
-import type { Shard } from "../../domain/ids.ts";
+import type { Id, Shard } from "../../domain/ids.ts";
 import { rawRoute } from "../../mixins/raw-routes.ts";
 
 export const receiveCallback = rawRoute("callback.receive", {
@@ -10,8 +10,11 @@ export const receiveCallback = rawRoute("callback.receive", {
   unlimited: true,
 });
 
-/** Heard by the payment service of one node: a shard has callbacks to work off. May be lost; the sweep looks every second. */
+/** Heard by the payment service of one node: these callbacks of a shard are to be worked off. May be lost; then they are due for the sweep. */
 export const CALLBACKS_KEPT = "callbacks.kept";
-export const callbacksKept = (broker: ServiceBroker, shard: Shard): void =>
+export interface CallbacksKept extends Shard {
+  readonly ids: readonly Id[];
+}
+export const callbacksKept = (broker: ServiceBroker, shard: Shard, ids: readonly Id[]): void =>
   // The address in the headers takes it to the shard's own node, as it does calls.
-  void broker.emit(CALLBACKS_KEPT, shard, { headers: { ...shard } });
+  void broker.emit(CALLBACKS_KEPT, { ...shard, ids } satisfies CallbacksKept, { headers: { ...shard } });

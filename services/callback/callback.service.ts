@@ -7,7 +7,7 @@ import type { Service, ServiceSchema } from "moleculer";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
 import type { ChannelNews } from "../../domain/channel/records.ts";
-import { cityOf, isId, shardOf, type Shard } from "../../domain/ids.ts";
+import { cityOf, isId, shardOf, type Id, type Shard } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { PAYMENT_ERRORS } from "../../domain/payment/errors.ts";
 import type { Work } from "../../mixins/drain.ts";
@@ -27,7 +27,7 @@ const callback: ServiceSchema<{}, {}, Parts> = {
     this.platform = platformOf(this.broker);
     this.platform.offer(
       "callback.keep",
-      makeKeepDrain((shard) => callbacksKept(this.broker, shard)),
+      makeKeepDrain((shard, ids) => callbacksKept(this.broker, shard, ids)),
     );
     serveRaw(this.broker, receiveCallback, (request) => receive(this, request));
   },
@@ -35,23 +35,23 @@ const callback: ServiceSchema<{}, {}, Parts> = {
 export default callback;
 
 const makeKeepDrain =
-  (onKept: (shard: Shard) => void) =>
+  (onKept: (shard: Shard, ids: readonly Id[]) => void) =>
   async (work: Work, callbacks: readonly Callback[]): Promise<{ readonly isNew: boolean }[]> => {
     const ids = await work.mint(callbacks.length);
     // In one order everywhere: two nodes that keep the same ones wait for each other and do not deadlock.
     const rows = callbacks
-      .map((one, index) => ({ ...one, id: ids[index] ?? "" }))
+      .map((one, index) => ({ ...one, id: ids[index] as Id }))
       .toSorted((a, b) => (a.callbackId < b.callbackId ? -1 : 1));
-    const fresh = await keepCallbacks(work, work.shard, rows, await work.now());
+    const fresh = await keepCallbacks(work, work.shard, rows);
     work.afterCommit(() => {
-      if (fresh.size > 0) onKept(work.shard);
+      if (fresh.size > 0) onKept(work.shard, [...fresh]);
     });
     return ids.map((id) => ({ isNew: fresh.has(id) }));
   };
 
 const ACCEPTED = JSON.stringify({ accepted: true });
 
-async function receive({ platform, logger }: This, { pathValues, body, req, res }: RawRequest): Promise<void> {
+async function receive({ platform, logger }: This, { pathValues, body, req, send }: RawRequest): Promise<void> {
   const name = pathValues[0] ?? "";
   const channel = platform.channels.get(name);
   if (!channel) return raise(COMMON_ERRORS, "ROUTE_NOT_FOUND", { method: "POST", path: req.url?.slice(0, 200) ?? "" });
@@ -73,7 +73,7 @@ async function receive({ platform, logger }: This, { pathValues, body, req, res 
   const { isNew } = await platform.post<Callback, { isNew: boolean }>(news ? shardOf(number) : attic(platform), "callback.keep", kept);
   count(isNew ? (news ? "kept" : "unreadable") : "repeated");
   if (isNew && !news) logger.error(`alarm: a callback of ${name} tells nothing we understand: ${kept.error}`);
-  res.writeHead(200, { "Content-Type": "application/json; charset=utf-8", "Content-Length": ACCEPTED.length }).end(ACCEPTED);
+  send(200, "application/json; charset=utf-8", ACCEPTED);
 }
 
 const numberOf = (news: ChannelNews): string =>

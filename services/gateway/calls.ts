@@ -1,4 +1,5 @@
 /** A contract over HTTP: who asks → may they → how often → what exactly → call → answer. */
+import type { ServerResponse } from "node:http";
 import type { BlockList } from "node:net";
 import type { ServiceBroker } from "moleculer";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
@@ -98,7 +99,15 @@ export function serveRawRoute(door: Door, route: RawRoute, track: (exchange: Exc
     const { requestId, pathValues, req } = exchange;
     const query = route.query === undefined ? {} : form.read({ path: [], query: exchange.query, body: {}, escaped: false });
     if (route.takes !== undefined) letSlow(req);
-    await handler({ caller, requestId, query, pathValues, body: () => readBody(req), req, res: exchange.open() });
+    let opened: ServerResponse | undefined;
+    await handler({
+      ...{ caller, requestId, query, pathValues, req },
+      body: () => readBody(req),
+      send: (status, type, body) => exchange.send(status, type, body),
+      get res() {
+        return (opened ??= exchange.open());
+      },
+    });
   };
 }
 

@@ -96,7 +96,6 @@ export const makeDecideDrain =
         work,
         work.shard,
         commands.map((command) => ("news" in command ? command.callbackId : undefined)),
-        now,
       ),
     ]);
     const decided = [

@@ -11,7 +11,7 @@ import { handle, type Ctx } from "../../mixins/contract.ts";
 import { storedAnswers } from "../../mixins/idempotency.ts";
 import { platformOf, type Platform } from "../../mixins/platform.ts";
 import { sweep, type Sweep } from "../../mixins/sweep.ts";
-import { CALLBACKS_KEPT } from "../callback/callback.contract.ts";
+import { CALLBACKS_KEPT, type CallbacksKept } from "../callback/callback.contract.ts";
 import { claimCallbacks } from "../callback/callback.store.ts";
 import { Charges } from "./charges.ts";
 import { Desk } from "./desk.ts";
@@ -111,6 +111,7 @@ const payment: ServiceSchema<{}, {}, Parts> = {
   },
   async stopped() {
     await Promise.all(this.sweeps.map((one) => one.stop()));
+    await Promise.all([this.hearing.stop(), this.refunds.stop()]);
     await this.work.stop();
     await this.finisher.stop();
   },
@@ -137,8 +138,11 @@ async function hear(this: This, ctx: Ctx<typeof hearCallbacks>): Promise<undefin
 }
 
 /** A hint, not a promise: what fails here is due for the sweep. */
-async function onCallbacksKept(this: This, ctx: { readonly params: Shard }): Promise<void> {
-  await this.hearing.hearAll(ctx.params).catch((error: unknown) => this.logger.warn({ err: error }, "callbacks are left to the sweep"));
+async function onCallbacksKept(this: This, ctx: { readonly params: CallbacksKept }): Promise<void> {
+  const { city, slot, ids } = ctx.params;
+  await this.hearing
+    .hear({ city, slot }, ids)
+    .catch((error: unknown) => this.logger.warn({ err: error }, "callbacks are left to the sweep"));
 }
 
 async function refund(this: This, ctx: Ctx<typeof advanceRefunds>): Promise<undefined> {

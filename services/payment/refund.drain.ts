@@ -1,4 +1,7 @@
-/** The drains of a refund in its city: try, decide, finish. Each takes lists of ids and goes one step with those that are at it. */
+/**
+ * The drains of a refund in its city: try, decide, finish. Each takes lists of ids, goes one step with those that are at it, and answers each list with
+ * its refunds as they are then.
+ */
 import type { GroupId, OrderId, RefundId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import type { TransferRequest } from "../../domain/ledger.ts";
@@ -56,9 +59,15 @@ function clawback({ id, orderId, merchantId, amount, commission, used }: RefundR
 }
 
 /** Locks the refunds of a batch; those that are at `step` take it, the rest are further already. */
-async function lockAt(work: Work, lists: readonly Ids[], step: RefundStep): Promise<RefundRow[]> {
-  const refunds = await lockRefunds(work, work.shard, [...new Set(lists.flat())].sort());
-  return refunds.filter((refund) => stepOf(refund) === step);
+async function lockAt(work: Work, lists: readonly Ids[], step: RefundStep): Promise<{ all: readonly RefundRow[]; due: RefundRow[] }> {
+  const all = await lockRefunds(work, work.shard, [...new Set(lists.flat())].sort());
+  return { all, due: all.filter((refund) => stepOf(refund) === step) };
+}
+
+/** The answers to a batch: its refunds, those that moved as they are after it. */
+function answersOf(lists: readonly Ids[], all: readonly RefundRow[], moved: readonly RefundRow[]): RefundRow[][] {
+  const after = new Map([...all, ...moved].map((refund) => [refund.id, refund]));
+  return lists.map((ids) => ids.flatMap((id) => after.get(id) ?? []));
 }
 
 const idsOf = (refunds: readonly RefundRow[]): RefundId[] => refunds.map(({ id }) => id);
@@ -67,11 +76,11 @@ const idsOf = (refunds: readonly RefundRow[]): RefundId[] => refunds.map(({ id }
  * REQUESTED → PROCESSING. By wallet the city promises the money; a channel has no Try, so there the money leaves the escrow, and what is recorded
  * here is that the channel will be called.
  */
-export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promise<null[]> {
+export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promise<RefundRow[][]> {
   const { shard } = work;
-  const requested = await lockAt(work, lists, "request");
+  const { all, due } = await lockAt(work, lists, "request");
   const now = await work.now();
-  const refunds = requested.filter((refund) => mayGo(refund, now));
+  const refunds = due.filter((refund) => mayGo(refund, now));
   const owed = await findOwed(work, shard, [...new Set(refunds.map(({ paymentId }) => paymentId))]);
   for (const { paymentId } of refunds) {
     const { paid, refunded } = owed.get(paymentId) ?? { paid: 0n, refunded: 1n };
@@ -91,15 +100,18 @@ export async function tryRefundsDrain(work: Work, lists: readonly Ids[]): Promis
       ]),
     ),
   ]);
-  return lists.map(() => null);
+  return answersOf(lists, all, [
+    ...byWallet.map((refund): RefundRow => ({ ...refund, state: "PROCESSING" })),
+    ...byChannel.map((refund): RefundRow => ({ ...refund, state: "PROCESSING", decided: true })),
+  ]);
 }
 
 /** The decision, made when the wallet has promised too: the city's half is posted, and from here there is only forward. */
 export const makeDecideRefundsDrain =
   (metrics: Metrics) =>
-  async (work: Work, lists: readonly Ids[]): Promise<null[]> => {
+  async (work: Work, lists: readonly Ids[]): Promise<RefundRow[][]> => {
     const { shard } = work;
-    const refunds = await lockAt(work, lists, "try");
+    const { all, due: refunds } = await lockAt(work, lists, "try");
     const now = await work.now();
     await Promise.all([
       moveRefunds(work, shard, idsOf(refunds), { from: "PROCESSING", decided: false, to: "PROCESSING", decidedAt: now }),
@@ -112,13 +124,22 @@ export const makeDecideRefundsDrain =
     work.afterCommit(() => {
       for (const { amount } of refunds) metrics.moneyFen.inc({ code: "refund" }, toJson(amount));
     });
-    return lists.map(() => null);
+    return answersOf(
+      lists,
+      all,
+      refunds.map((refund) => ({ ...refund, decided: true })),
+    );
   };
 
 /** PROCESSING → SUCCEEDED: the money is in the wallet. */
-export async function finishRefundsDrain(work: Work, lists: readonly Ids[]): Promise<null[]> {
-  await finish(work, await lockAt(work, lists, "confirm"));
-  return lists.map(() => null);
+export async function finishRefundsDrain(work: Work, lists: readonly Ids[]): Promise<RefundRow[][]> {
+  const { all, due } = await lockAt(work, lists, "confirm");
+  await finish(work, due);
+  return answersOf(
+    lists,
+    all,
+    due.map((refund) => ({ ...refund, state: "SUCCEEDED" })),
+  );
 }
 
 /** What a channel said of a refund, asked or by callback. */
@@ -135,7 +156,6 @@ export const makeTellRefundsDrain =
   async (work: Work, news: readonly RefundNews[]): Promise<{ readonly refund: RefundRow | undefined }[]> => {
     const { shard } = work;
     const refunds = new Map((await lockRefunds(work, shard, [...new Set(news.map(({ id }) => id))].sort())).map((row) => [row.id, row]));
-    const now = await work.now();
     // What ends it is believed over what does not: of several words about one refund the last such.
     const words = new Map<RefundRow, RefundWord>();
     for (const { id, word } of news) {
@@ -180,7 +200,6 @@ export const makeTellRefundsDrain =
         work,
         shard,
         news.flatMap(({ id, callbackId }) => (refunds.has(id) ? [callbackId] : [])),
-        now,
       ),
     ]);
     work.afterCommit(() => {

@@ -18,8 +18,10 @@ import { findPayments } from "./payment.store.ts";
 import type { RefundNews } from "./refund.drain.ts";
 import { claimRefunds, findRefunds, noteFailure, type RefundRow } from "./refund.store.ts";
 
-/** Refunds one attempt takes together. */
-export const REFUNDS_MAX = 256;
+/** Refunds one round takes together: however few they are, each phase is a transaction in the city, or one in each of sixteen slots of wallets. */
+const REFUNDS_MAX = 512;
+/** Who asks for money back expects it in days: those who ask one by one are paid together. */
+const GATHER_MS = 250;
 
 const branchOf = ({ id, orderId, consumerId, amount }: RefundRow): Branch => ({
   xid: id,
@@ -30,12 +32,14 @@ const branchOf = ({ id, orderId, consumerId, amount }: RefundRow): Branch => ({
   amount: toJson(amount),
 });
 
+type StepKind = "refund.try" | "refund.decide" | "refund.finish";
+
 export class Refunds {
   readonly #broker: ServiceBroker;
   readonly #platform: Platform;
   readonly #logger: Logger;
   readonly #work: ChannelWork;
-  readonly #rounds = new Rounds((shard) => this.#payOut(shard));
+  readonly #rounds = new Rounds((shard) => this.#payOut(shard), GATHER_MS);
 
   constructor(broker: ServiceBroker, platform: Platform, work: ChannelWork, logger: Logger) {
     this.#broker = broker;
@@ -47,6 +51,10 @@ export class Refunds {
   /** Takes what is due in a shard and pays it out, until nothing is. */
   payOut(shard: Shard): Promise<void> {
     return this.#rounds.go(shard);
+  }
+
+  stop(): Promise<void> {
+    return this.#rounds.stop();
   }
 
   async #payOut(shard: Shard): Promise<void> {
@@ -62,13 +70,20 @@ export class Refunds {
 
   /** Takes refunds as far as they go. */
   async advance(shard: Shard, ids: readonly string[]): Promise<void> {
-    await this.#step(shard, "refund.try", await this.#at(shard, ids, "request"));
-    await this.#step(shard, "refund.decide", await this.#agreed(shard, await this.#at(shard, ids, "try"), tryWallets));
-    const decided = await this.#at(shard, ids, "confirm");
+    if (ids.length === 0) return;
+    let refunds: readonly RefundRow[] = await findRefunds(this.#platform.databaseOf(shard), shard, ids);
+    const at = (step: RefundStep): RefundRow[] => refunds.filter((refund) => stepOf(refund) === step);
+    const step = async (kind: StepKind, some: readonly RefundRow[]): Promise<void> => {
+      const after = new Map((await this.#step(shard, kind, some)).map((refund) => [refund.id, refund]));
+      refunds = refunds.map((refund) => after.get(refund.id) ?? refund);
+    };
+    await step("refund.try", at("request"));
+    await step("refund.decide", await this.#agreed(shard, at("try"), tryWallets));
+    const decided = at("confirm");
     for (const refund of decided)
       if (refund.channel !== WALLET) this.#work.add(refund.channel, refund.id, (channel) => this.#call(channel, refund));
     const byWallet = decided.filter(({ channel }) => channel === WALLET);
-    await this.#step(shard, "refund.finish", await this.#agreed(shard, byWallet, confirmWallets));
+    await step("refund.finish", await this.#agreed(shard, byWallet, confirmWallets));
   }
 
   /** What a channel says, asked or unasked; undefined where there is no such refund. */
@@ -99,19 +114,11 @@ export class Refunds {
     await this.tell({ id, word, channelNo: outcome.kind === "answered" ? outcome.value.channelNumber : undefined, callbackId: undefined });
   }
 
-  async #at(shard: Shard, ids: readonly string[], step: RefundStep): Promise<RefundRow[]> {
-    if (ids.length === 0) return [];
-    const refunds = await findRefunds(this.#platform.databaseOf(shard), shard, ids);
-    return refunds.filter((refund) => stepOf(refund) === step);
-  }
-
-  async #step(shard: Shard, kind: "refund.try" | "refund.decide" | "refund.finish", refunds: readonly RefundRow[]): Promise<void> {
-    if (refunds.length > 0)
-      await this.#platform.post<readonly RefundId[], null>(
-        shard,
-        kind,
-        refunds.map(({ id }) => id),
-      );
+  /** Answers with the refunds as they are then. */
+  async #step(shard: Shard, kind: StepKind, refunds: readonly RefundRow[]): Promise<readonly RefundRow[]> {
+    if (refunds.length === 0) return [];
+    const ids = refunds.map(({ id }) => id);
+    return this.#platform.post<readonly RefundId[], readonly RefundRow[]>(shard, kind, ids);
   }
 
   /** The refunds whose wallet has gone along; for the others, why not is kept with them. */

@@ -96,7 +96,6 @@ export const makeTellPayoutsDrain =
         work,
         shard,
         words.flatMap(({ id, callbackId }) => (payouts.has(id) ? [callbackId] : [])),
-        now,
       ),
       movePayouts(work, shard, moves, now),
       countPaidOut(work, shard, paidOut(moves)),

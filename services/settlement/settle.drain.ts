@@ -16,8 +16,10 @@ export const makeSettleDrain =
     const { shard } = work;
     const claims = lists.flat();
     // Vouchers before settlements: a reversal takes them in this order too.
-    const vouchers = await lockVoucherStates(work, shard, [...new Set(claims.map(({ voucherId }): VoucherId => voucherId))].sort());
-    const settlements = await lockSettlements(work, shard, [...new Set(claims.map(({ id }) => id))]);
+    const [vouchers, settlements] = await Promise.all([
+      lockVoucherStates(work, shard, [...new Set(claims.map(({ voucherId }): VoucherId => voucherId))].sort()),
+      lockSettlements(work, shard, [...new Set(claims.map(({ id }) => id))]),
+    ]);
     const { settled, failed } = decideSettling(claims, settlements, vouchers);
     const now = await work.now();
     await Promise.all([
