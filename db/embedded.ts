@@ -32,8 +32,8 @@ export interface EmbeddedPostgres {
   url(database: string): string;
   /** Of the postmaster now running, or of the last one while the next is being started. */
   readonly pid: number;
-  /** Creates those that are missing, UTF-8 with C collation. */
-  ensureDatabases(names: readonly string[]): Promise<void>;
+  /** Creates those that are missing, UTF-8 with C collation, empty or as copies of one that nobody is connected to; returns their names. */
+  ensureDatabases(names: readonly string[], template?: string): Promise<readonly string[]>;
   /** Fast shutdown: open transactions are rolled back, everything committed is on disk. Idempotent. */
   stop(): Promise<void>;
 }
@@ -215,23 +215,23 @@ function supervise(place: Place, first: ChildProcess, { log, onExit }: EmbeddedP
     get pid() {
       return pidOf(current);
     },
-    ensureDatabases: (names) => ensureDatabases(url("postgres"), names),
+    ensureDatabases: (names, template) => ensureDatabases(url("postgres"), names, template),
     stop: () => (stopped ??= stop()),
   };
 }
 
-async function ensureDatabases(url: string, names: readonly string[]): Promise<void> {
+async function ensureDatabases(url: string, names: readonly string[], template = "template1"): Promise<readonly string[]> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   try {
     const { rows } = await client.query<{ datname: string }>("select datname from pg_database");
     const existing = new Set(rows.map((row) => row.datname));
-    for (const name of names) {
-      // No placeholder is allowed in this statement; the pattern is what makes the quotes safe.
-      if (!/^[a-z][a-z0-9_]{0,62}$/.test(name)) throw new TypeError(`not a name for a database: ${name}`);
-      if (!existing.has(name)) await client.query(`create database "${name}"`);
-      existing.add(name);
-    }
+    const missing = [...new Set(names)].filter((name) => !existing.has(name));
+    // No placeholder is allowed in this statement; the pattern is what makes the quotes safe.
+    const wrong = [...names, template].find((name) => !/^[a-z][a-z0-9_]{0,62}$/.test(name));
+    if (wrong !== undefined) throw new TypeError(`not a name for a database: ${wrong}`);
+    for (const name of missing) await client.query(`create database "${name}" template "${template}"`);
+    return missing;
   } finally {
     await client.end();
   }
