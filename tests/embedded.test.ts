@@ -64,19 +64,6 @@ test("missing databases are created once, and a name that needs quoting is refus
   await assert.rejects(postgres.ensureDatabases(['x"; drop database tuanbar_sh; --']), TypeError);
 });
 
-test("new databases of a kind are copies of the first, and each its own keyspace's", async () => {
-  const databases = [
-    { name: "first_city", keyspace: { kind: "city" as const, id: 1, code: "first" } },
-    { name: "second_city", keyspace: { kind: "city" as const, id: 2, code: "second" } },
-  ];
-  await makeDatabases(postgres, databases);
-  const migrated = [];
-  for (const { name, keyspace } of databases) migrated.push(await migrate(postgres.url(name), keyspace, name));
-  assert.deepEqual(migrated, [[], []], "both have every migration");
-  for (const { name, keyspace } of databases)
-    assert.deepEqual((await ask(name, "select city from keyspace")).rows, [{ city: keyspace.id }]);
-});
-
 test("PostgreSQL killed alone comes back by itself at the same address, with everything committed", async () => {
   const killed = postgres.pid;
   process.kill(killed, "SIGKILL");
@@ -144,6 +131,19 @@ test("what keeps PostgreSQL from starting is told in one line, with PostgreSQL's
   });
   writeFileSync(control, version);
   postgres = await startEmbeddedPostgres({ dataDir, log });
+});
+
+test("new databases of a kind are copies of the first, and each its own keyspace's", async () => {
+  const databases = [
+    { name: "first_city", keyspace: { kind: "city" as const, id: 1, code: "first" } },
+    { name: "second_city", keyspace: { kind: "city" as const, id: 2, code: "second" } },
+  ];
+  await makeDatabases(postgres, databases);
+  const migrated = [];
+  for (const { name, keyspace } of databases) migrated.push(await migrate(postgres.url(name), keyspace, name));
+  assert.deepEqual(migrated, [[], []], "both have every migration");
+  for (const { name, keyspace } of databases)
+    assert.deepEqual((await ask(name, "select city from keyspace")).rows, [{ city: keyspace.id }]);
 });
 
 test("a socket path over 107 bytes moves the socket into a private temporary directory, removed by stop", async () => {
