@@ -1,8 +1,8 @@
 /** What is in the database, read straight from it by SQL: the second opinion on everything the server acknowledged. */
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
+import { runningPostgres } from "../db/embedded.ts";
 import { loadKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { shardOf, USER_CITY } from "../domain/ids.ts";
 
@@ -15,12 +15,12 @@ interface Databases {
   readonly servers: readonly string[];
 }
 
-/** The embedded PostgreSQL of a data directory; where it listens stands in its pid file, line 5. */
 function embedded(dataDir: string): Databases {
-  const host = readFileSync(join(dataDir, "postgres", "postmaster.pid"), "utf8").split("\n")[4] ?? "";
+  const running = runningPostgres(dataDir);
+  if (!running) throw new Error(`no PostgreSQL runs on ${dataDir}`);
   return {
     keyspaces: loadKeyspaces(fileURLToPath(new URL("../keyspaces.yaml", import.meta.url))),
-    configOf: (database) => ({ host, user: "tuanbar", database }),
+    configOf: (database) => ({ connectionString: running.url(database) }),
     servers: ["postgres"],
   };
 }

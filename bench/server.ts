@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { startEmbeddedPostgres } from "../db/embedded.ts";
 import { displayName, loadKeyspaces } from "../db/keyspaces.ts";
 import { migrate } from "../db/migrate.ts";
+import { makeDatabases } from "../db/new-databases.ts";
 import { makeNode, SERVICES } from "../moleculer.config.ts";
 import { openDataDir } from "../scripts/data-dir.ts";
 import { readSettings } from "../scripts/settings.ts";
@@ -20,7 +21,7 @@ const settings = readSettings();
 const dataDir = openDataDir(settings.dataDir);
 const postgres = await startEmbeddedPostgres({ dataDir: dataDir.path, log: (line) => process.stderr.write(`${line}\n`) });
 const keyspaces = loadKeyspaces(join(root, "keyspaces.yaml"));
-await postgres.ensureDatabases(keyspaces.databases().map((database) => database.name));
+await makeDatabases(postgres, keyspaces.databases());
 await Promise.all(
   keyspaces.databases().map((database) => migrate(postgres.url(database.name), database.keyspace, displayName(database.name))),
 );

@@ -32,10 +32,24 @@ export interface EmbeddedPostgres {
   url(database: string): string;
   /** Of the postmaster now running, or of the last one while the next is being started. */
   readonly pid: number;
-  /** Creates those that are missing, UTF-8 with C collation. */
-  ensureDatabases(names: readonly string[]): Promise<void>;
+  /** Creates those that are missing, UTF-8 with C collation, empty or as copies of one that nobody is connected to; returns their names. */
+  ensureDatabases(names: readonly string[], template?: string): Promise<readonly string[]>;
   /** Fast shutdown: open transactions are rolled back, everything committed is on disk. Idempotent. */
   stop(): Promise<void>;
+}
+
+/** The PostgreSQL that runs on a data directory, as its pid file tells it, to those beside the program that started it. */
+export interface RunningPostgres {
+  readonly pid: number;
+  readonly url: (database: string) => string;
+}
+
+/** Undefined where none runs. */
+export function runningPostgres(dataDir: string): RunningPostgres | undefined {
+  const file = join(dataDir, "postgres", "postmaster.pid");
+  if (!existsSync(file)) return undefined;
+  const { pid, port, socketDir } = readPidFile(readFileSync(file, "utf8"));
+  return { pid: Number(pid), url: (database) => urlOf(database, socketDir, port) };
 }
 
 export interface Exit {
@@ -106,7 +120,9 @@ export const SETTINGS: Readonly<Record<string, string | number>> = {
 };
 
 const USER = "tuanbar";
-const SOCKET_FILE = ".s.PGSQL.5432";
+/** Of the socket's name alone. */
+const PORT = "5432";
+const SOCKET_FILE = `.s.PGSQL.${PORT}`;
 const SOCKET_PATH_BYTES_MAX = 107;
 const LOG_BYTES_MAX = 4 * 2 ** 20;
 const READY_POLL_MS = 10;
@@ -207,31 +223,33 @@ function supervise(place: Place, first: ChildProcess, { log, onExit }: EmbeddedP
     if (place.socketDir !== place.cluster) await rm(place.socketDir, { recursive: true, force: true });
   }
 
-  const url = (database: string): string =>
-    `postgresql://${USER}@localhost/${encodeURIComponent(database)}?host=${encodeURIComponent(place.socketDir)}&port=5432&sslmode=disable`;
+  const url = (database: string): string => urlOf(database, place.socketDir, PORT);
 
   return {
     url,
     get pid() {
       return pidOf(current);
     },
-    ensureDatabases: (names) => ensureDatabases(url("postgres"), names),
+    ensureDatabases: (names, template) => ensureDatabases(url("postgres"), names, template),
     stop: () => (stopped ??= stop()),
   };
 }
 
-async function ensureDatabases(url: string, names: readonly string[]): Promise<void> {
+const urlOf = (database: string, socketDir: string, port: string): string =>
+  `postgresql://${USER}@localhost/${encodeURIComponent(database)}?host=${encodeURIComponent(socketDir)}&port=${port}&sslmode=disable`;
+
+async function ensureDatabases(url: string, names: readonly string[], template = "template1"): Promise<readonly string[]> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   try {
     const { rows } = await client.query<{ datname: string }>("select datname from pg_database");
     const existing = new Set(rows.map((row) => row.datname));
-    for (const name of names) {
-      // No placeholder is allowed in this statement; the pattern is what makes the quotes safe.
-      if (!/^[a-z][a-z0-9_]{0,62}$/.test(name)) throw new TypeError(`not a name for a database: ${name}`);
-      if (!existing.has(name)) await client.query(`create database "${name}"`);
-      existing.add(name);
-    }
+    const missing = [...new Set(names)].filter((name) => !existing.has(name));
+    // No placeholder is allowed in this statement; the pattern is what makes the quotes safe.
+    const wrong = [...names, template].find((name) => !/^[a-z][a-z0-9_]{0,62}$/.test(name));
+    if (wrong !== undefined) throw new TypeError(`not a name for a database: ${wrong}`);
+    for (const name of missing) await client.query(`create database "${name}" template "${template}"`);
+    return missing;
   } finally {
     await client.end();
   }
@@ -273,10 +291,10 @@ async function launch(place: Place, log: (line: string) => void, born?: (child: 
   return child;
 }
 
-/** What `pg_ctl -w` looks at: line 1 of postmaster.pid is the process, line 8 its state. */
+/** What `pg_ctl -w` looks at. */
 async function isReady(cluster: string, pid: number | undefined): Promise<boolean> {
-  const lines = await pidFileLines(cluster);
-  return lines[0] === String(pid) && lines[7]?.trim() === "ready";
+  const said = readPidFile(await lockFileText(join(cluster, "postmaster.pid")));
+  return said.pid === String(pid) && said.state === "ready";
 }
 
 /** Made aside and renamed when whole, so that an initdb that was killed half-way is simply made again. */
@@ -511,9 +529,9 @@ function fitsSocket(directory: string): boolean {
   return Buffer.byteLength(join(directory, SOCKET_FILE)) <= SOCKET_PATH_BYTES_MAX;
 }
 
-/** A killed run cannot remove its temporary socket directory, but PostgreSQL's pid file still names it, in line 5. */
+/** A killed run cannot remove its temporary socket directory, but PostgreSQL's pid file still names it. */
 async function removeFormerSocketDir(cluster: string): Promise<void> {
-  const former = (await pidFileLines(cluster))[4] ?? "";
+  const { socketDir: former } = readPidFile(await lockFileText(join(cluster, "postmaster.pid")));
   if (basename(former).startsWith(SOCKET_DIR_PREFIX)) await rm(former, { recursive: true, force: true });
 }
 
@@ -524,22 +542,24 @@ async function removeFormerSocketDir(cluster: string): Promise<void> {
  */
 async function forgetDeadPostmaster(cluster: string): Promise<void> {
   for (const file of [join(cluster, "postmaster.pid"), join(cluster, `${SOCKET_FILE}.lock`)]) {
-    const [pid = ""] = await lockFileLines(file);
+    const { pid } = readPidFile(await lockFileText(file));
     if (!/^\d+$/.test(pid) || !existsSync(`/proc/${pid}`)) continue;
     const [program = ""] = commandLine(pid);
     if (basename(program) !== "postgres") await rm(file, { force: true });
   }
 }
 
-function pidFileLines(cluster: string): Promise<string[]> {
-  return lockFileLines(join(cluster, "postmaster.pid"));
+/** The lines of postmaster.pid; the lock of the socket has the same first ones. Empty where a line is not there yet. */
+function readPidFile(text: string): { readonly pid: string; readonly port: string; readonly socketDir: string; readonly state: string } {
+  const [pid = "", , , port = "", socketDir = "", , , state = ""] = text.split("\n");
+  return { pid, port, socketDir, state: state.trim() };
 }
 
-async function lockFileLines(file: string): Promise<string[]> {
+async function lockFileText(file: string): Promise<string> {
   try {
-    return (await readFile(file, "utf8")).split("\n");
+    return await readFile(file, "utf8");
   } catch (error) {
-    if (isCode(error, "ENOENT")) return [];
+    if (isCode(error, "ENOENT")) return "";
     throw error;
   }
 }

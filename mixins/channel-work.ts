@@ -3,22 +3,23 @@ import type { Logger } from "moleculer";
 import type { Outcome } from "../domain/channel/records.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { Background } from "./background.ts";
-import type { Channel } from "./channels/index.ts";
-import type { Platform } from "./platform.ts";
+import type { Metrics } from "./metrics.ts";
 
-export class ChannelWork {
-  readonly #platform: Platform;
+export class ChannelWork<C> {
+  readonly #channelOf: (name: string) => C | undefined;
+  readonly #metrics: Metrics;
   readonly #logger: Logger;
   readonly #byChannel = new Map<string, Background>();
 
-  constructor(platform: Platform, logger: Logger) {
-    this.#platform = platform;
+  constructor(channelOf: (name: string) => C | undefined, metrics: Metrics, logger: Logger) {
+    this.#channelOf = channelOf;
+    this.#metrics = metrics;
     this.#logger = logger;
   }
 
   /** `key` is what it is about: of one thing one call at a time. A channel this node does not have leaves its work where it is. */
-  add(name: string, key: string, work: (channel: Channel) => Promise<unknown>): void {
-    const channel = this.#platform.channels.get(name);
+  add(name: string, key: string, work: (channel: C) => Promise<unknown>): void {
+    const channel = this.#channelOf(name);
     if (!channel) {
       this.#logger.error(`${key} waits: this node has no channel ${name}`);
       return;
@@ -27,7 +28,7 @@ export class ChannelWork {
   }
 
   count(channel: string, call: string, outcome: Outcome<unknown>): void {
-    this.#platform.metrics.channelCalls.inc({ channel, call, outcome: outcome.kind });
+    this.#metrics.channelCalls.inc({ channel, call, outcome: outcome.kind });
   }
 
   async stop(): Promise<void> {

@@ -7,7 +7,7 @@ const COMMANDS = {
   start: ["scripts/start.ts"],
   cluster: ["scripts/cluster.ts"],
   test: ["scripts/test.ts"],
-  "test:cluster": ["--test", "--test-concurrency=1", "--test-timeout=400000", "tests/cluster/*.test.ts"],
+  "test:cluster": ["scripts/test.ts", "--cluster"],
   demo: ["demo/main.ts"],
   bench: ["bench/main.ts"],
   simpay: ["simpay/main.ts"],

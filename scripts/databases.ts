@@ -1,7 +1,6 @@
 /** The databases of this installation for programs that read them beside the server: those of KEYSPACES, or the embedded PostgreSQL that `npm start` runs. */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { runningPostgres } from "../db/embedded.ts";
 import { displayName, loadKeyspaces, type Keyspace } from "../db/keyspaces.ts";
 import { newestKeyspaces } from "../db/routing.ts";
 import type { Settings } from "./settings.ts";
@@ -17,17 +16,9 @@ export interface DatabasePlace {
 export async function databasePlaces({ keyspacesFile, dataDir }: Settings): Promise<DatabasePlace[]> {
   const configured = loadKeyspaces(keyspacesFile ?? fileURLToPath(new URL("../keyspaces.yaml", import.meta.url)));
   const embedded = keyspacesFile === undefined ? runningPostgres(dataDir) : undefined;
-  const urlOf = (database: string): string => (URL.canParse(database) ? database : (embedded?.(database) ?? database));
+  if (keyspacesFile === undefined && embedded === undefined)
+    throw new StartError(`no PostgreSQL runs on ${dataDir}: start the server (npm start), or name databases with KEYSPACES`);
+  const urlOf = (database: string): string => (URL.canParse(database) ? database : (embedded?.url(database) ?? database));
   const keyspaces = await newestKeyspaces(configured, urlOf);
   return keyspaces.databases().map(({ name, keyspace, slots }) => ({ name: displayName(name), keyspace, slots, url: urlOf(name) }));
-}
-
-/** Where the PostgreSQL of a data directory listens stands in its pid file: the port in line 4, the socket's directory in line 5. */
-function runningPostgres(dataDir: string): (database: string) => string {
-  const file = join(dataDir, "postgres", "postmaster.pid");
-  if (!existsSync(file))
-    throw new StartError(`no PostgreSQL runs on ${dataDir}: start the server (npm start), or name databases with KEYSPACES`);
-  const [, , , port, host] = readFileSync(file, "utf8").split("\n");
-  return (database) =>
-    `postgresql://tuanbar@localhost:${port}/${encodeURIComponent(database)}?host=${encodeURIComponent(host ?? "")}&sslmode=disable`;
 }

@@ -12,6 +12,7 @@ import { runInNewContext } from "node:vm";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "../db/embedded.ts";
 import { displayName, KeyspacesError, loadKeyspaces, saveKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { migrate, MigrationError } from "../db/migrate.ts";
+import { makeDatabases } from "../db/new-databases.ts";
 import { makeChannels, type ChannelSettings } from "../mixins/channels/index.ts";
 import { newestKeyspaces } from "../db/routing.ts";
 import { makeNode, SERVICES, type Node } from "../moleculer.config.ts";
@@ -119,7 +120,10 @@ async function channelSettings(settings: Settings, dataDir: DataDir, isEmbedded:
 async function embedded(dataDir: DataDir, keyspaces: Keyspaces): Promise<EmbeddedPostgres> {
   const postgres = await startEmbeddedPostgres({ dataDir: dataDir.path, log: (line) => process.stderr.write(`${line}\n`) });
   started.push({ name: "PostgreSQL", stop: () => postgres.stop() });
-  await postgres.ensureDatabases(keyspaces.databases().flatMap(({ name }) => (URL.canParse(name) ? [] : [name])));
+  await makeDatabases(
+    postgres,
+    keyspaces.databases().filter(({ name }) => !URL.canParse(name)),
+  );
   return postgres;
 }
 

@@ -3,47 +3,17 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { refused, unknown, answered } from "../domain/channel/records.ts";
-import type { DealId, MerchantId, OrderId, PaymentId, UserId } from "../domain/ids.ts";
+import type { PaymentId } from "../domain/ids.ts";
 import { fen } from "../domain/money.ts";
 import type { OrderRow } from "../domain/order/place.ts";
 import { newsOfCall, type ChargeNews, type News } from "../domain/payment/charge.ts";
 import { decidePayments } from "../domain/payment/decide.ts";
 import type { PaymentRow } from "../domain/payment/try.ts";
+import { NOW, orderOf, paymentOf } from "./support/orders.ts";
 
-const NOW = new Date("2026-01-31T18:00:00Z");
-const order: OrderRow = {
-  id: "o" as OrderId,
-  consumerId: "u" as UserId,
-  merchantId: "m" as MerchantId,
-  dealId: "d" as DealId,
-  groupId: undefined,
-  bucket: 0,
-  quantity: 1,
-  unitPrice: fen(100),
-  discount: fen(0),
-  amount: fen(100),
-  region: "default",
-  regionVersion: "1.0.0",
-  discountBps: 0,
-  commissionBps: 600,
-  voucherValidDays: 90,
-  state: "PENDING_PAYMENT",
-  idemKey: "k",
-  bodyHash: "",
-  createdAt: NOW,
-  expiresAt: NOW,
-  paidAt: undefined,
-};
-const payment = (n: number, state: PaymentRow["state"]): PaymentRow => ({
-  id: `p${n}` as PaymentId,
-  orderId: order.id,
-  consumerId: order.consumerId,
-  merchantId: order.merchantId,
-  amount: order.amount,
-  channel: "simpay",
-  state,
-  reason: undefined,
-});
+const order = orderOf(0);
+const payment = (n: number, state: PaymentRow["state"]): PaymentRow =>
+  paymentOf(order, { id: `p${n}` as PaymentId, channel: "simpay", state });
 const paid = (amount: number, currency = "CNY"): News => ({ kind: "paid", paid: { amount: fen(amount), currency, at: NOW } });
 const told = (n: number, news: News): ChargeNews => ({
   paymentId: `p${n}` as PaymentId,

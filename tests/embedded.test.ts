@@ -8,6 +8,8 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { startEmbeddedPostgres, type EmbeddedPostgres, type Exit } from "../db/embedded.ts";
+import { migrate } from "../db/migrate.ts";
+import { makeDatabases } from "../db/new-databases.ts";
 import { openDataDir } from "../scripts/data-dir.ts";
 import { birthOf } from "../scripts/process-lock.mjs";
 import { StartError } from "../scripts/start-error.ts";
@@ -129,6 +131,19 @@ test("what keeps PostgreSQL from starting is told in one line, with PostgreSQL's
   });
   writeFileSync(control, version);
   postgres = await startEmbeddedPostgres({ dataDir, log });
+});
+
+test("new databases of a kind are copies of the first, and each its own keyspace's", async () => {
+  const databases = [
+    { name: "first_city", keyspace: { kind: "city" as const, id: 1, code: "first" } },
+    { name: "second_city", keyspace: { kind: "city" as const, id: 2, code: "second" } },
+  ];
+  await makeDatabases(postgres, databases);
+  const migrated = [];
+  for (const { name, keyspace } of databases) migrated.push(await migrate(postgres.url(name), keyspace, name));
+  assert.deepEqual(migrated, [[], []], "both have every migration");
+  for (const { name, keyspace } of databases)
+    assert.deepEqual((await ask(name, "select city from keyspace")).rows, [{ city: keyspace.id }]);
 });
 
 test("a socket path over 107 bytes moves the socket into a private temporary directory, removed by stop", async () => {

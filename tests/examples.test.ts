@@ -1,10 +1,9 @@
 /** Every example of the OpenAPI document is sent to a real server, in the order a life takes, and every answer has the documented form. */
 import assert from "node:assert/strict";
-import { globSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
-import pg from "pg";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { composeId, slotOf } from "../domain/ids.ts";
 import { openApi } from "../services/gateway/openapi.ts";
@@ -31,15 +30,13 @@ describe("the documented examples", () => {
 
   /** As if redemptions had been so long ago: as only the owner of the data directory can have it, by PostgreSQL's own socket. */
   async function hoursLater(hours: number): Promise<void> {
-    const [pidFile] = globSync(`${dataDir}/**/postmaster.pid`);
-    const socketDir = readFileSync(pidFile ?? assert.fail("PostgreSQL runs"), "utf8").split("\n")[4];
-    const client = new pg.Client({ host: socketDir ?? "", user: "tuanbar", database: "sh" });
-    await client.connect();
-    await client.query("set session_replication_role = replica");
-    await client.query(`update redemptions set at = at - interval '${hours} hours'`);
-    await client.query(`update vouchers set redeemed_at = redeemed_at - interval '${hours} hours' where redeemed_at is not null`);
-    await client.query(`update settlements set due_at = due_at - interval '${hours} hours'`);
-    await client.end();
+    await server.query(
+      "sh",
+      `set session_replication_role = replica;
+       update redemptions set at = at - interval '${hours} hours';
+       update vouchers set redeemed_at = redeemed_at - interval '${hours} hours' where redeemed_at is not null;
+       update settlements set due_at = due_at - interval '${hours} hours'`,
+    );
   }
 
   /** Calls an action by its name, with its example where it has one; checks status and form. */

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Claim } from "../domain/settlement/decide.ts";
+import { LIMITS } from "../domain/limits.ts";
 import { shardOf, type Id, type PayoutId, type RefundId } from "../domain/ids.ts";
 import { answered, refused as refusedBy, type ChannelPayout, type Outcome } from "../domain/channel/records.ts";
 import { offerPayoutChannel, type PayoutChannel } from "../mixins/payout-channel.ts";
@@ -414,8 +415,8 @@ describe("payouts", () => {
   before(() => offerPayoutChannel(shop.test.node.broker, moody));
   const stateOf = async (id: Id) =>
     (await shop.rows<{ state: string }>(id, "select state from payouts where slot = $1 and id = $2", [id]))[0]?.state;
-  /** A payout by the moody channel, which nobody drives but the test. */
-  const asked = async (one: Bought, amount: number): Promise<Id> => {
+  /** A payout by a channel of the test's, which nobody drives but the test. */
+  const asked = async (one: Bought, amount: number, channel = "moody"): Promise<Id> => {
     const shard = shardOf(one.merchantId);
     const service = shop.test.node.broker.getLocalService("settlement") as unknown as { payouts: { payOut: unknown } };
     const { payOut } = service.payouts;
@@ -427,7 +428,7 @@ describe("payouts", () => {
       bodyHash: undefined,
       merchantId: one.merchantId,
       amount,
-      channel: "moody",
+      channel,
     };
     const { id } = await shop.test.node.platform.post<object, { id: PayoutId }>(shard, "payout.request", {
       ...command,
@@ -439,7 +440,7 @@ describe("payouts", () => {
   };
   const advance = (id: Id) => {
     const { payouts } = shop.test.node.broker.getLocalService("settlement") as unknown as { payouts: Payouts };
-    return payouts.advance(shardOf(id), id);
+    return payouts.advance(moody, shardOf(id), id);
   };
   const tell = (id: Id, status: ChannelPayout["status"]) => call(shop.test.node.broker, hearPayout, { id, channel: "moody", status });
 
@@ -475,6 +476,22 @@ describe("payouts", () => {
     await advance(id);
     assert.equal(await stateOf(id), "SUCCEEDED");
     assert.deepEqual(heard, [`pay ${id} 500`, `query ${id}`, `query ${id}`, `pay ${id} 500`, `query ${id}`, `query ${id}`]);
+    await shop.addsUp();
+  });
+
+  it("of a channel that hangs hold up nobody else's", async () => {
+    const one = await settledOrder(1);
+    const { promise: over, resolve: end } = Promise.withResolvers<void>();
+    const pays = ({ number }: { number: string }) => over.then(() => answered({ number, status: "SUCCEEDED" as const }));
+    offerPayoutChannel(shop.test.node.broker, { name: "hanging", payout: pays, queryPayout: (number) => pays({ number }) });
+    const stuck: Id[] = [];
+    for (let n = 0; n <= LIMITS.channelCallsMax; n++) stuck.push(await asked(one, 1, "hanging"));
+    const { payouts } = shop.test.node.broker.getLocalService("settlement") as unknown as { payouts: Payouts };
+    await payouts.add(shardOf(one.merchantId), stuck);
+    const { id } = await payout(one.merchantId, 900);
+    await eventually(async () => assert.equal(await stateOf(id), "SUCCEEDED"));
+    end();
+    for (const other of stuck) await eventually(async () => assert.equal(await stateOf(other), "SUCCEEDED"));
     await shop.addsUp();
   });
 

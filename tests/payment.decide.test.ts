@@ -3,50 +3,13 @@ import { describe, it } from "node:test";
 import fc from "fast-check";
 import { DomainError } from "../domain/error.ts";
 import type { GroupState } from "../domain/group/state.ts";
-import type { DealId, GroupId, MerchantId, OrderId, PaymentId, UserId } from "../domain/ids.ts";
-import { fen } from "../domain/money.ts";
+import type { DealId, GroupId, PaymentId, UserId } from "../domain/ids.ts";
 import type { OrderRow } from "../domain/order/place.ts";
 import type { OrderState } from "../domain/order/state.ts";
 import { decidePayments, type DecideWrites, type WalletDecision } from "../domain/payment/decide.ts";
 import { decideTry, WALLET, type PaymentRow, type TryState } from "../domain/payment/try.ts";
+import { later, NOW, orderOf, paymentOf } from "./support/orders.ts";
 
-const NOW = new Date("2026-01-31T18:00:00Z");
-const later = (minutes: number): Date => new Date(NOW.getTime() + minutes * 60_000);
-
-const orderOf = (n: number, of: Partial<OrderRow> = {}): OrderRow => ({
-  id: `o${n}` as OrderId,
-  consumerId: `u${n}` as UserId,
-  merchantId: "m" as MerchantId,
-  dealId: "d" as DealId,
-  groupId: undefined,
-  bucket: 0,
-  quantity: 1 + (n % 3),
-  unitPrice: fen(100),
-  discount: fen(0),
-  amount: fen(100 * (1 + (n % 3))),
-  region: "default",
-  regionVersion: "1.0.0",
-  discountBps: 0,
-  commissionBps: 600,
-  voucherValidDays: 90,
-  state: "PENDING_PAYMENT",
-  idemKey: `k${n}`,
-  bodyHash: "",
-  createdAt: NOW,
-  expiresAt: later(15),
-  paidAt: undefined,
-  ...of,
-});
-const paymentOf = (order: OrderRow): PaymentRow => ({
-  id: `p${order.id}` as PaymentId,
-  orderId: order.id,
-  consumerId: order.consumerId,
-  merchantId: order.merchantId,
-  amount: order.amount,
-  channel: WALLET,
-  state: "TRYING",
-  reason: undefined,
-});
 interface Group {
   id: GroupId;
   dealId: DealId;

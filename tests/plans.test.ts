@@ -77,8 +77,8 @@ async function statementsOf(file: string): Promise<Statement[]> {
 
 /** Half of the rows belong to one deal, one bar, one account in transit: that is what a stampede looks like. */
 const HOT = "case when i % 2 = 0 then 1 else i end";
-/** A text that is different in every row, and hexadecimal: some statements decode theirs. */
-const KEY = "'ab' || (10000000 + i)";
+/** A text that is different in every row, and hexadecimal: some statements decode theirs. Made once a row, for all columns; so is the time `t`. */
+const KEY = "k";
 const keyOf = (i: number): string => `ab${10_000_000 + i}`;
 /** Columns whose type does not tell what is in them; `i` counts from 1 to a million. */
 const COLUMNS: Readonly<Record<string, string>> = {
@@ -151,7 +151,7 @@ function expressionOf(table: string, slot: number, { name, type, among }: Column
     json: "'[]'",
     bytea: "'\\x00'::bytea",
     "text[]": "array['consumer']",
-    "timestamp with time zone": "to_timestamp(1600000000 + i)",
+    "timestamp with time zone": "t",
   };
   return byType[type] ?? assert.fail(`say in COLUMNS what ${table}.${name} ${type} holds`);
 }
@@ -174,7 +174,9 @@ const partitionOf = (table: string, { slot }: Part): string => `${table}_0${slot
 
 const insertInto = (partition: string, { name: table, columns }: Table, slot: number, from: number, to: number): string =>
   `insert into ${partition} (${columns.map(({ name }) => name).join(", ")}) overriding system value
-   select ${columns.map((column) => expressionOf(table, slot, column)).join(", ")} from (select generate_series(${from}::bigint, ${to}) as i) n`;
+   select ${columns.map((column) => expressionOf(table, slot, column)).join(", ")}
+     from (select i, 'ab' || (10000000 + i) as k, to_timestamp(1600000000 + i) as t
+             from (select generate_series(${from}::bigint, ${to}) as i) numbers offset 0) n`;
 
 /**
  * A new partition, filled before it has indexes and built as a whole: five times as fast as row by row. Unlogged: nobody needs it after a

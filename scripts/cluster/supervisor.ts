@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "../../db/embedded.ts";
 import { displayName, loadKeyspaces, saveKeyspaces } from "../../db/keyspaces.ts";
 import { migrate } from "../../db/migrate.ts";
+import { makeDatabases } from "../../db/new-databases.ts";
 import { newestKeyspaces } from "../../db/routing.ts";
 import { findServer } from "../servers.ts";
 import { StartError } from "../start-error.ts";
@@ -214,7 +215,7 @@ export class Cluster {
     };
     const named = loadKeyspaces(join(root, "keyspaces.yaml")).databases();
     const byServer = Map.groupBy(named, ({ keyspace }) => postgresOf(keyspace.code));
-    for (const [postgres, databases] of byServer) await postgres.ensureDatabases(databases.map(({ name }) => name));
+    for (const [postgres, databases] of byServer) await makeDatabases(postgres, databases);
     this.keyspacesFile = keyspacesFile(dataDir, join(root, "keyspaces.yaml"), (keyspace, name) => postgresOf(keyspace).url(name));
     const keyspaces = await newestKeyspaces(loadKeyspaces(this.keyspacesFile), (database) => database);
     saveKeyspaces(this.keyspacesFile, keyspaces);

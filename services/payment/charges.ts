@@ -21,12 +21,12 @@ type Call = "charge" | "query" | "close";
 
 export class Charges {
   readonly #platform: Platform;
-  readonly #work: ChannelWork;
+  readonly #work: ChannelWork<Channel>;
   readonly #logger: Logger;
   /** One at a time for each payment: whoever asks meanwhile shares what comes of it. */
   readonly #driving = new Map<PaymentId, Promise<PaymentRow>>();
 
-  constructor(platform: Platform, work: ChannelWork, logger: Logger) {
+  constructor(platform: Platform, work: ChannelWork<Channel>, logger: Logger) {
     this.#platform = platform;
     this.#work = work;
     this.#logger = logger;

@@ -7,6 +7,7 @@ import type { Service, ServiceSchema } from "moleculer";
 import type { Shard } from "../../domain/ids.ts";
 import { OPEN_CHARGE } from "../../domain/payment/state.ts";
 import { ChannelWork } from "../../mixins/channel-work.ts";
+import type { Channel } from "../../mixins/channels/index.ts";
 import { handle, type Ctx } from "../../mixins/contract.ts";
 import { storedAnswers } from "../../mixins/idempotency.ts";
 import { platformOf, type Platform } from "../../mixins/platform.ts";
@@ -40,7 +41,7 @@ import { Refunds } from "./refunds.ts";
 interface Parts extends Till {
   platform: Platform;
   finisher: Finisher;
-  work: ChannelWork;
+  work: ChannelWork<Channel>;
   refunds: Refunds;
   hearing: Hearing;
   sweeps: Sweep[];
@@ -72,7 +73,7 @@ const payment: ServiceSchema<{}, {}, Parts> = {
     const { metrics } = this.platform;
     this.desk = new Desk(this.broker, this.platform);
     this.finisher = new Finisher(this.broker, this.platform, this.logger);
-    this.work = new ChannelWork(this.platform, this.logger);
+    this.work = new ChannelWork((name) => this.platform.channels.get(name), metrics, this.logger);
     this.charges = new Charges(this.platform, this.work, this.logger);
     this.refunds = new Refunds(this.broker, this.platform, this.work, this.logger);
     this.hearing = new Hearing(this.broker, this.platform, { charges: this.charges, refunds: this.refunds }, this.logger);

@@ -38,10 +38,10 @@ export class Refunds {
   readonly #broker: ServiceBroker;
   readonly #platform: Platform;
   readonly #logger: Logger;
-  readonly #work: ChannelWork;
+  readonly #work: ChannelWork<Channel>;
   readonly #rounds = new Rounds((shard) => this.#payOut(shard), GATHER_MS);
 
-  constructor(broker: ServiceBroker, platform: Platform, work: ChannelWork, logger: Logger) {
+  constructor(broker: ServiceBroker, platform: Platform, work: ChannelWork<Channel>, logger: Logger) {
     this.#broker = broker;
     this.#platform = platform;
     this.#work = work;

@@ -6,10 +6,9 @@
 import type { Logger, ServiceBroker } from "moleculer";
 import { answered, unknown, type ChannelPayout, type Outcome } from "../../domain/channel/records.ts";
 import { shardOf, type Shard } from "../../domain/ids.ts";
-import { LIMITS } from "../../domain/limits.ts";
 import { CURRENCY } from "../../domain/payment/charge.ts";
 import { payoutWordOf, type PayoutRow, type PayoutTold, type PayoutWord } from "../../domain/payout/decide.ts";
-import { Background } from "../../mixins/background.ts";
+import { ChannelWork } from "../../mixins/channel-work.ts";
 import { payoutChannelOf, type PayoutChannel } from "../../mixins/payout-channel.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import { claimPayouts, findPayouts } from "./payout.store.ts";
@@ -18,39 +17,38 @@ import { claimPayouts, findPayouts } from "./payout.store.ts";
 const PAYOUTS_MAX = 64;
 
 export class Payouts {
-  readonly #broker: ServiceBroker;
   readonly #platform: Platform;
   readonly #logger: Logger;
-  readonly #background: Background;
+  readonly #work: ChannelWork<PayoutChannel>;
 
   constructor(broker: ServiceBroker, platform: Platform, logger: Logger) {
-    this.#broker = broker;
     this.#platform = platform;
     this.#logger = logger;
-    const pace = { atOnceMax: LIMITS.channelCallsMax, perSecondMax: LIMITS.channelCallsPerSecond };
-    this.#background = new Background(pace, (key, error) => logger.warn({ err: error }, `payout ${key} is left to its next attempt`));
+    this.#work = new ChannelWork((name) => payoutChannelOf(broker, name), platform.metrics, logger);
   }
 
   /** Takes what is due in a shard as far as it goes, in the background. */
   async payOut(shard: Shard): Promise<void> {
     const due = await claimPayouts(this.#platform.databaseOf(shard), [shard.slot], PAYOUTS_MAX);
-    this.add(
+    await this.add(
       shard,
       due.map(({ id }) => id),
     );
   }
 
   /** Nobody waits for a channel that hangs; of one payout there is one call at a time. */
-  add(shard: Shard, ids: readonly string[]): void {
-    for (const id of ids) this.#background.add(id, () => this.advance(shard, id));
+  async add(shard: Shard, ids: readonly string[]): Promise<void> {
+    const payouts = await findPayouts(this.#platform.databaseOf(shard), shard, ids);
+    for (const { id, channel: name } of payouts) this.#work.add(name, id, (channel) => this.advance(channel, shard, id));
   }
 
   stop(): Promise<void> {
-    return this.#background.stop();
+    return this.#work.stop();
   }
 
-  async advance(shard: Shard, id: string): Promise<void> {
-    for (const payout of await findPayouts(this.#platform.databaseOf(shard), shard, [id])) await this.#advance(payout);
+  /** Looks anew: it may have waited behind others. */
+  async advance(channel: PayoutChannel, shard: Shard, id: string): Promise<void> {
+    for (const payout of await findPayouts(this.#platform.databaseOf(shard), shard, [id])) await this.#advance(channel, payout);
   }
 
   /** What a channel says, asked or unasked. */
@@ -58,20 +56,15 @@ export class Payouts {
     return this.#platform.post<PayoutWord, PayoutTold>(shardOf(word.id), "payout.tell", word);
   }
 
-  async #advance(payout: PayoutRow): Promise<void> {
+  async #advance(channel: PayoutChannel, payout: PayoutRow): Promise<void> {
     const { id, state } = payout;
     if (state === "FAILED" || state === "RETURNED") return;
-    const channel = payoutChannelOf(this.#broker, payout.channel);
-    if (channel === undefined) {
-      this.#logger.error(`payout ${id} waits: this node has no channel ${payout.channel}`);
-      return;
-    }
     if (state === "REQUESTED") await this.tell({ id, event: "call" });
     const known = state === "REQUESTED" ? undefined : await outcomeOf(channel.queryPayout(id));
     const makes = known === undefined || (state !== "SUCCEEDED" && known.kind === "answered" && known.value.status === "ABSENT");
     const outcome = makes ? await call(channel, payout) : known;
     const made = makes ? "payout" : "query";
-    this.#platform.metrics.channelCalls.inc({ channel: channel.name, call: made, outcome: outcome.kind });
+    this.#work.count(channel.name, made, outcome);
     const word = payoutWordOf(made, outcome, payout);
     if (word.error !== undefined) this.#logger.warn(`payout ${id} waits for ${channel.name}: ${word.error}`);
     await this.tell({ id, ...word });

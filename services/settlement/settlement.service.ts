@@ -151,7 +151,7 @@ async function settle(this: This, ctx: Ctx<typeof settleVouchers>): Promise<unde
 
 async function advance(this: This, ctx: Ctx<typeof advancePayouts>): Promise<undefined> {
   const { city, slot, ids } = ctx.params;
-  this.payouts.add({ city, slot }, ids);
+  await this.payouts.add({ city, slot }, ids);
 }
 
 /** Only a payout of that channel is its to speak of. */

@@ -15,7 +15,7 @@ import { call } from "../../mixins/contract.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
 import { birthOf } from "../../scripts/process-lock.mjs";
 import { placeOrder } from "../../services/order/order.contract.ts";
-import { ClusterServer, everyOrderIsThere, everythingHolds, expect, joined, openBar } from "../support/cluster.ts";
+import { ClusterServer, everyOrderIsThere, everythingHolds, expect, joined, openBar, shopper } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
 import { caller } from "../support/node.ts";
 import { Shopping, type Shopper } from "../support/shoppers.ts";
@@ -46,18 +46,12 @@ describe("a cluster", () => {
     ({ boss, deals } = await openBar(cluster, admin, 1));
     // Several bars, so that every worker owns some of what is sold.
     for (let n = 1; n < 5; n++) deals.push(...(await openBar(cluster, admin, 1)).deals);
-    shoppers = await Promise.all(Array.from({ length: SHOPPERS }, (_, n) => shopper(n)));
+    shoppers = await Promise.all(Array.from({ length: SHOPPERS }, (_, n) => shopper(cluster, tokens, n)));
   });
   after(async () => {
     await cluster.stop();
     rmSync(dataDir, { recursive: true, force: true });
   });
-
-  async function shopper(n: number): Promise<Shopper> {
-    const token = await tokens.sign(caller(userId(n + 100)), 3_600);
-    await expect(201, cluster.insist("POST", "/wallet/topups", { token, body: { amount: 50_000_000, channel: "test" } }));
-    return { token };
-  }
 
   function dealOf(bar: number): Id {
     const deal = deals[bar];
@@ -102,7 +96,7 @@ describe("a cluster", () => {
   });
 
   it("takes money by the simpay beside it, whose callbacks come in through nginx", async () => {
-    const { token } = await shopper(60);
+    const { token } = await shopper(cluster, tokens, 60);
     const { id } = await expect<{ id: Id }>(201, cluster.insist("POST", "/orders", { token, body: { dealId: dealOf(1), quantity: 1 } }));
     const { payUrl } = await expect<{ payUrl: string }>(
       202,
@@ -118,7 +112,7 @@ describe("a cluster", () => {
 
   it("sells to two strangers who buy together, tells them in a live stream, and serves them at the bar", async () => {
     const deal = dealOf(0);
-    const [{ token: first }, { token: second }] = [await shopper(50), await shopper(51)];
+    const [{ token: first }, { token: second }] = [await shopper(cluster, tokens, 50), await shopper(cluster, tokens, 51)];
     const leaving = new AbortController();
     const stream = await fetch(`${cluster.base}/api/v1/events/stream`, {
       headers: { authorization: `Bearer ${first}`, "last-event-id": "0" },

@@ -14,7 +14,7 @@ import type { Id } from "../../domain/ids.ts";
 import { call } from "../../mixins/contract.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
 import { placeOrder } from "../../services/order/order.contract.ts";
-import { ClusterServer, everyOrderIsThere, everythingHolds, expect, joined, openBar } from "../support/cluster.ts";
+import { ClusterServer, everyOrderIsThere, everythingHolds, expect, joined, openBar, shopper } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
 import { caller } from "../support/node.ts";
 import { Server } from "../support/server.ts";
@@ -50,7 +50,7 @@ describe("a cluster whose servers fail under load", () => {
     const bars = await Promise.all(["sh", "sh", "sh", "bj", "bj", "hz"].map((city) => openBar(cluster, admin, 1, 1_000_000, city)));
     const { deals } = await openBar(cluster, admin, 1, SCARCE);
     scarce = deals[0] as Id;
-    shoppers = await Promise.all(Array.from({ length: SHOPPERS }, (_, n) => shopper(n)));
+    shoppers = await Promise.all(Array.from({ length: SHOPPERS }, (_, n) => shopper(cluster, tokens, n)));
     sold = [...bars.flatMap((bar) => bar.deals), scarce];
     shopping = new Shopping(cluster, shoppers, sold);
     await until(async () => shopping.acknowledged.size > 20);
@@ -60,12 +60,6 @@ describe("a cluster whose servers fail under load", () => {
     await cluster.stop();
     rmSync(dataDir, { recursive: true, force: true });
   });
-
-  async function shopper(n: number): Promise<Shopper> {
-    const token = await tokens.sign(caller(userId(n + 100)), 3_600);
-    await expect(201, cluster.insist("POST", "/wallet/topups", { token, body: { amount: 50_000_000, channel: "test" } }));
-    return { token };
-  }
 
   /** Somebody buys again, of each city, as many times as there are shoppers. */
   async function sellsAgain(): Promise<number> {

@@ -10,10 +10,9 @@ import pg from "pg";
 import { loadKeyspaces } from "../../db/keyspaces.ts";
 import { slotOf, type Id } from "../../domain/ids.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
-import { ClusterServer } from "../support/cluster.ts";
+import { ClusterServer, everythingHolds, expect, shopper } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
 import { caller } from "../support/node.ts";
-import type { Reply } from "../support/server.ts";
 import { Shopping, type Shopper } from "../support/shoppers.ts";
 import { until } from "../support/until.ts";
 
@@ -40,24 +39,12 @@ describe("slots that move under load", () => {
     await cluster.start();
     admin = await tokens.sign(caller(userId(1), ["admin"]), 3_600);
     deals = await dealsOnBothSides();
-    shoppers = await Promise.all(Array.from({ length: SHOPPERS }, (_, n) => shopper(n)));
+    shoppers = await Promise.all(Array.from({ length: SHOPPERS }, (_, n) => shopper(cluster, tokens, n)));
   });
   after(async () => {
     await cluster.stop();
     rmSync(dataDir, { recursive: true, force: true });
   });
-
-  const expect = async <B>(status: number, reply: Promise<Reply>): Promise<B> => {
-    const { status: got, body } = await reply;
-    assert.equal(got, status, JSON.stringify(body));
-    return body as B;
-  };
-
-  async function shopper(n: number): Promise<Shopper> {
-    const token = await tokens.sign(caller(userId(n + 100)), 3_600);
-    await expect(201, cluster.insist("POST", "/wallet/topups", { token, body: { amount: 50_000_000, channel: "test" } }));
-    return { token };
-  }
 
   /** Of as many merchants as it takes until deals lie on both sides of the first slot that moves. */
   async function dealsOnBothSides(): Promise<Id[]> {
@@ -102,19 +89,6 @@ describe("slots that move under load", () => {
     }
   }
 
-  async function everythingHolds(shopping: Shopping): Promise<void> {
-    for (const [id, { token, paid }] of shopping.acknowledged) {
-      const { status } = await expect<{ status: string }>(200, cluster.insist("GET", `/orders/${id}`, { token }));
-      if (paid) assert.match(status, /^(PAID|CONFIRMED)$/, `order ${id} was paid`);
-    }
-    let failing: unknown;
-    await until(async () => {
-      const { body } = await cluster.insist("GET", "/ops/verify", { token: admin });
-      failing = (body as { checks: { ok: boolean }[] }).checks.filter((check) => !check.ok);
-      return JSON.stringify(failing) === "[]";
-    }, 60_000).catch((error: unknown) => assert.fail(`${String(error)}: ${JSON.stringify(failing)}`));
-  }
-
   it("to another server and back, nobody loses an order or hears more than `try again`", async (t) => {
     const origin = placeOf("hz", 15);
     const away = new URL(placeOf("sh", 0));
@@ -135,7 +109,7 @@ describe("slots that move under load", () => {
     }
     t.diagnostic(`${shopping.requests} requests, ${shopping.statuses.get(503) ?? 0} of them 503`);
     assert.deepEqual(shopping.failures, []);
-    await everythingHolds(shopping);
+    await everythingHolds(cluster, admin, shopping);
 
     const ids = [...shopping.acknowledged.keys()].filter((id) => slotOf(id) >= FIRST_MOVED);
     const orders = "select count(*) as n from orders where id = any($1::bigint[])";

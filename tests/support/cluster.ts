@@ -8,9 +8,12 @@ import { randomUUID } from "node:crypto";
 import { loadKeyspaces } from "../../db/keyspaces.ts";
 import type { Id } from "../../domain/ids.ts";
 import { makeNode, type Node } from "../../moleculer.config.ts";
+import type { Tokens } from "../../mixins/tokens.ts";
 import { sendCommand } from "../../scripts/cluster/control.ts";
+import { userId } from "./deals.ts";
+import { caller } from "./node.ts";
 import { Server, type Reply } from "./server.ts";
-import type { Shopping } from "./shoppers.ts";
+import type { Shopper, Shopping } from "./shoppers.ts";
 import { until } from "./until.ts";
 
 export class ClusterServer extends Server {
@@ -58,6 +61,13 @@ export class ClusterServer extends Server {
     assert.ok(pid > 1, `${name} has a process`);
     return pid;
   }
+}
+
+/** Somebody with more in the wallet than a test can spend. */
+export async function shopper(server: ClusterServer, tokens: Tokens, n: number): Promise<Shopper> {
+  const token = await tokens.sign(caller(userId(n + 100)), 3_600);
+  await expect(201, server.insist("POST", "/wallet/topups", { token, body: { amount: 50_000_000, channel: "test" } }));
+  return { token };
 }
 
 /** The body of an answer that has this status. */

@@ -2,12 +2,13 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { fileURLToPath } from "node:url";
+import { runningPostgres } from "../../db/embedded.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -107,15 +108,14 @@ export class Server {
 
   /** SIGKILL to PostgreSQL's first process, as the out-of-memory killer would. */
   killPostgres(): void {
-    const pid = Number(readFileSync(join(this.dataDir, "postgres", "postmaster.pid"), "utf8").split("\n")[0]);
-    assert.ok(pid > 1, "postmaster.pid holds a pid");
+    const pid = runningPostgres(this.dataDir)?.pid ?? 0;
+    assert.ok(pid > 1, "PostgreSQL runs");
     process.kill(pid, "SIGKILL");
   }
 
   /** Behind the program's back, in its own PostgreSQL: for rows that only misfortune makes. */
   async query(database: string, sql: string): Promise<void> {
-    const [, , , port, socketDir] = readFileSync(join(this.dataDir, "postgres", "postmaster.pid"), "utf8").split("\n");
-    const client = new pg.Client({ host: socketDir, port: Number(port), user: "tuanbar", database });
+    const client = new pg.Client({ connectionString: runningPostgres(this.dataDir)?.url(database) ?? assert.fail("PostgreSQL runs") });
     await client.connect();
     await client.query(sql);
     await client.end();

@@ -9,11 +9,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { makeTokens } from "../mixins/tokens.ts";
-import { Server, type Reply } from "./support/server.ts";
-import { userId } from "./support/deals.ts";
-import { caller } from "./support/node.ts";
-import { until } from "./support/until.ts";
+import { makeTokens } from "../../mixins/tokens.ts";
+import { Server, type Reply } from "../support/server.ts";
+import { userId } from "../support/deals.ts";
+import { caller } from "../support/node.ts";
+import { until } from "../support/until.ts";
 
 const KILLS = 22;
 const SHOPPERS = 24;
@@ -34,7 +34,7 @@ describe("killed at any moment", () => {
     rmSync(dataDir, { recursive: true, force: true });
   });
 
-  it(`loses nothing it acknowledged in ${KILLS} kills`, { timeout: 230_000 }, async () => {
+  it(`loses nothing it acknowledged in ${KILLS} kills`, { timeout: 390_000 }, async () => {
     const tokens = makeTokens(SECRET);
     const admin = await tokens.sign(caller(userId(1), ["admin"]), 3_600);
     const deal = await makeDealOverHttp(server, admin);
