@@ -53,7 +53,8 @@ async function live(town: Town, lane: Lane, seed: number, steps: number, crashes
     await new Heal().run(life, bar);
   });
   const details = await fc.check(property, { seed, numRuns: 1, unbiased: true, interruptAfterTimeLimit: 60_000 } as fc.Parameters<unknown>);
-  assert.ok(!details.failed, `SEED=${seed} lives it again.\n${await fc.asyncDefaultReportMessage(details)}`);
+  const why = details.errorInstance instanceof Error ? details.errorInstance.message : "";
+  assert.ok(!details.failed, `SEED=${seed} lives it again.\n${await fc.asyncDefaultReportMessage(details)}\n${why}`);
 }
 
 /** Every invariant there is, of this lane's city and of the users. */
