@@ -72,7 +72,8 @@ export class Bar {
   // -- asking: each answers what its caller was told --------------------------------------------------------------------------
 
   async place(user: number, quantity: number, way: Way, key: string): Promise<string> {
-    const group = typeof way === "object" ? { groupId: this.groups[way.join] ?? ("16" as Id) } : way === "open" ? { groupSize: DEAL.groupSize } : {};
+    const group =
+      typeof way === "object" ? { groupId: this.groups[way.join] ?? ("16" as Id) } : way === "open" ? { groupSize: DEAL.groupSize } : {};
     return this.#ask(placeOrder, { dealId: this.#deal, quantity, ...group }, this.#consumer(user), key, ({ id, groupId }) => {
       if (!this.orders.includes(id)) this.orders.push(id);
       if (groupId !== undefined && !this.groups.includes(groupId)) this.groups.push(groupId);
@@ -106,7 +107,9 @@ export class Bar {
   /** An unpaid order's time is over, and so long ago that nobody waits for its channel any more. */
   async expire(index: number): Promise<void> {
     const id = this.#order(index);
-    await this.#run("update orders set expires_at = now() - interval '31 s' where slot = $1 and id = $2 and state = 'PENDING_PAYMENT'", [id]);
+    await this.#run("update orders set expires_at = now() - interval '31 s' where slot = $1 and id = $2 and state = 'PENDING_PAYMENT'", [
+      id,
+    ]);
     await this.#run("update payments set expires_at = now() where slot = $1 and order_id = $2 and unfinished", [id]);
     await this.#until("it expires", async () => {
       await this.#call(expireOrders, [id]);
@@ -126,24 +129,42 @@ export class Bar {
   /** So many minutes have passed since the redemptions of an order, as only somebody with the database's password could have it. */
   async age(index: number, minutes: number): Promise<void> {
     await this.lane.node.platform.databaseOf(this.#shard).transaction(async (tx) => {
-      for (const statement of AGE) await tx.query(statement, [this.#shard.slot, this.#order(index), minutes].slice(0, statement === QUIET ? 0 : 3));
+      for (const statement of AGE)
+        await tx.query(statement, [this.#shard.slot, this.#order(index), minutes].slice(0, statement === QUIET ? 0 : 3));
     });
   }
   async settle(index: number): Promise<void> {
     await this.age(index, 121);
     const id = this.#order(index);
     await this.#until("it is settled", async () => {
-      await this.#run("update settlements set lease_until = now() where slot = $1 and order_id = $2 and lease_until > now() + interval '25 s'", [id]);
-      const due = await this.#rows<{ id: Id }>("select id from settlements where slot = $1 and order_id = $2 and unfinished and due_at <= now()", [id]);
-      if (due.length > 0) await this.#call(settleVouchers, due.map((row) => row.id));
+      await this.#run(
+        "update settlements set lease_until = now() where slot = $1 and order_id = $2 and lease_until > now() + interval '25 s'",
+        [id],
+      );
+      const due = await this.#rows<{ id: Id }>(
+        "select id from settlements where slot = $1 and order_id = $2 and unfinished and due_at <= now()",
+        [id],
+      );
+      if (due.length > 0)
+        await this.#call(
+          settleVouchers,
+          due.map((row) => row.id),
+        );
       return due.length === 0;
     });
   }
   async lapse(index: number): Promise<void> {
     const id = this.#order(index);
     await this.#until("its vouchers lapse", async () => {
-      const left = await this.#rows<{ id: Id }>("update vouchers set valid_until = now() where slot = $1 and order_id = $2 and state = 'ISSUED' returning id", [id]);
-      if (left.length > 0) await this.#call(lapseVouchers, left.map((row) => row.id));
+      const left = await this.#rows<{ id: Id }>(
+        "update vouchers set valid_until = now() where slot = $1 and order_id = $2 and state = 'ISSUED' returning id",
+        [id],
+      );
+      if (left.length > 0)
+        await this.#call(
+          lapseVouchers,
+          left.map((row) => row.id),
+        );
       return left.length === 0;
     });
   }
@@ -151,8 +172,12 @@ export class Bar {
   async approve(index: number, key: string): Promise<void> {
     const id = this.#order(index);
     await this.#until("it is approved", async () => {
-      const asked = await this.#rows<{ id: Id }>("select id from refunds where slot = $1 and order_id = $2 and used and state = 'REQUESTED'", [id]);
-      for (const { id: refundId } of asked) await callAs(this.lane.node, approveRefund, { id: this.merchantId, refundId }, this.#staff, `${key} ${refundId}`);
+      const asked = await this.#rows<{ id: Id }>(
+        "select id from refunds where slot = $1 and order_id = $2 and used and state = 'REQUESTED'",
+        [id],
+      );
+      for (const { id: refundId } of asked)
+        await callAs(this.lane.node, approveRefund, { id: this.merchantId, refundId }, this.#staff, `${key} ${refundId}`);
       await this.#hurry("refunds");
       return asked.length === 0;
     });
@@ -174,7 +199,9 @@ export class Bar {
   /** What waits for its next attempt waits for the test. */
   async freeze(): Promise<void> {
     for (const table of ["payments", "payouts"])
-      await this.#run(`update ${table} set next_attempt_at = now() + interval '1 h' where slot = $1 and merchant_id = $2 and unfinished`, [this.merchantId]);
+      await this.#run(`update ${table} set next_attempt_at = now() + interval '1 h' where slot = $1 and merchant_id = $2 and unfinished`, [
+        this.merchantId,
+      ]);
   }
   /** After a crash: the payments in the middle of which it came are somebody else's to end, 20 s later. */
   async recover(): Promise<void> {
@@ -183,7 +210,11 @@ export class Bar {
         "select id from payments where slot = $1 and merchant_id = $2 and state in ('TRYING', 'CANCELLING')",
         [this.merchantId],
       );
-      if (left.length > 0) await this.#call(recoverPayments, left.map((row) => row.id));
+      if (left.length > 0)
+        await this.#call(
+          recoverPayments,
+          left.map((row) => row.id),
+        );
       return left.length === 0;
     });
   }
@@ -219,7 +250,10 @@ export class Bar {
   /** At our door, so many times at once; and worked off. */
   async hear(callback: Held, times: number): Promise<void> {
     const said = await Promise.all(Array.from({ length: times }, () => this.lane.deliver(callback)));
-    assert.deepEqual(said, said.map(() => 200));
+    assert.deepEqual(
+      said,
+      said.map(() => 200),
+    );
     await this.#heard();
   }
   async hearForged(callback: Held): Promise<void> {
@@ -233,10 +267,17 @@ export class Bar {
   async heal(): Promise<void> {
     this.lane.mood = "up";
     for (const callback of this.callbacks()) await this.lane.deliver(callback);
-    await this.#run("update refunds set approve_by = least(approve_by, now()) where slot = $1 and merchant_id = $2 and used and state = 'REQUESTED'", [this.merchantId]);
-    await this.#run("update payments set last_error = 'not asked yet' where slot = $1 and merchant_id = $2 and unfinished", [this.merchantId]);
+    await this.#run(
+      "update refunds set approve_by = least(approve_by, now()) where slot = $1 and merchant_id = $2 and used and state = 'REQUESTED'",
+      [this.merchantId],
+    );
+    await this.#run("update payments set last_error = 'not asked yet' where slot = $1 and merchant_id = $2 and unfinished", [
+      this.merchantId,
+    ]);
     await this.#until("everything ends", async () => {
-      const stalled = await this.#rows<{ id: Id }>("select id from refunds where slot = $1 and merchant_id = $2 and abnormal", [this.merchantId]);
+      const stalled = await this.#rows<{ id: Id }>("select id from refunds where slot = $1 and merchant_id = $2 and abnormal", [
+        this.merchantId,
+      ]);
       for (const { id } of stalled) await callAs(this.lane.node, resumeRefund, { id }, caller("16", ["admin"]));
       const left = await this.#rows<{ what: "payment" | "refund" | "payout" | "callback"; id: Id; done: boolean }>(LEFT, [this.merchantId]);
       const of = (what: string): Id[] => left.flatMap((row) => (row.what === what ? [row.id] : []));
@@ -255,13 +296,18 @@ export class Bar {
     const { orders, groups, vouchers, stock, quotas } = row?.seen ?? { orders: [], groups: [], vouchers: [], stock: [], quotas: [] };
     const stateOf = (all: Raw["orders"], id: Id): string => all?.find((one) => one.id === id)?.state ?? "missing";
     return {
-      orders: this.orders.map((id) => stateOf(orders, id)).concat((orders ?? []).flatMap(({ id }) => (this.orders.includes(id) ? [] : ["nobody's"]))),
+      orders: this.orders
+        .map((id) => stateOf(orders, id))
+        .concat((orders ?? []).flatMap(({ id }) => (this.orders.includes(id) ? [] : ["nobody's"]))),
       groups: this.groups.map((id) => stateOf(groups, id)),
       units: this.orders.map((id) => (vouchers ?? []).filter((voucher) => voucher.order_id === id).map(({ state }) => state)),
       held: stock?.[0]?.held ?? NaN,
       sold: stock?.[0]?.sold ?? NaN,
       counters: Object.fromEntries(
-        (quotas ?? []).map(({ scope, user_id: user, used }) => [`${scope === this.#deal ? "units" : "unpaid"} ${this.#users.indexOf(user as Id<"user">)}`, used]),
+        (quotas ?? []).map(({ scope, user_id: user, used }) => [
+          `${scope === this.#deal ? "units" : "unpaid"} ${this.#users.indexOf(user as Id<"user">)}`,
+          used,
+        ]),
       ),
     };
   }
@@ -270,14 +316,26 @@ export class Bar {
   async agreesToTheFen(life: Life): Promise<void> {
     assert.deepEqual(life.differences(await this.look(), true), []);
     const booked = await this.#rows<{ account: string; fen: string }>(BOOKED, [this.merchantId]);
-    assert.deepEqual(new Map(booked.map(({ account, fen }) => [account.replace(/:\d{9,}$/, ""), Number(fen)])), life.books(), "money by account");
+    assert.deepEqual(
+      new Map(booked.map(({ account, fen }) => [account.replace(/:\d{9,}$/, ""), Number(fen)])),
+      life.books(),
+      "money by account",
+    );
     const [tally] = await this.#rows<Record<string, number>>(TALLY, [this.merchantId]);
     assert.deepEqual({ ...tally }, life.tally(), "payments by what became of them");
     for (const [index, user] of this.#users.entries())
-      assert.equal((await callAs(this.lane.node, getWallet, {}, caller(user))).available, life.wallet(index), `the wallet of user ${index}`);
+      assert.equal(
+        (await callAs(this.lane.node, getWallet, {}, caller(user))).available,
+        life.wallet(index),
+        `the wallet of user ${index}`,
+      );
     const { escrow, payable, paidOut } = await callAs(this.lane.node, merchantBalance, { id: this.merchantId }, this.#staff);
     const books = life.books();
-    assert.deepEqual([escrow, payable, paidOut], [books.get("escrow") ?? 0, books.get("payable") ?? 0, books.get("payout:simpay") ?? 0], "the balance it is shown");
+    assert.deepEqual(
+      [escrow, payable, paidOut],
+      [books.get("escrow") ?? 0, books.get("payable") ?? 0, books.get("payout:simpay") ?? 0],
+      "the balance it is shown",
+    );
     const ours = await this.#rows<Ours & { merchant_id: Id }>(`select * from (${OURS}) o where o.number::bigint & 15 = $1`, []);
     const { city, slot } = this.#shard;
     const theirs = new Map([...this.town.witness(city)].filter(([, { number }]) => shardOf(number).slot === slot));
@@ -312,14 +370,18 @@ export class Bar {
   }
   async #heard(): Promise<void> {
     await this.#until("callbacks are worked off", async () => {
-      const [left] = await this.#rows<{ left: string }>("select count(*) as left from channel_callbacks where slot = $1 and state = 'KEPT'", []);
+      const [left] = await this.#rows<{ left: string }>(
+        "select count(*) as left from channel_callbacks where slot = $1 and state = 'KEPT'",
+        [],
+      );
       return left?.left === "0";
     });
   }
   #hurry(table: "payments" | "refunds" | "payouts"): Promise<unknown> {
-    return this.#run(`update ${table} set next_attempt_at = now() where slot = $1 and merchant_id = $2 and unfinished and next_attempt_at > now()`, [
-      this.merchantId,
-    ]);
+    return this.#run(
+      `update ${table} set next_attempt_at = now() where slot = $1 and merchant_id = $2 and unfinished and next_attempt_at > now()`,
+      [this.merchantId],
+    );
   }
   #call(action: ReturnType<typeof dueAction<string>>, ids: readonly Id[]): Promise<unknown> {
     return call(this.lane.node.broker, action, { ...this.#shard, ids: [...ids] });

@@ -318,7 +318,11 @@ export class Life {
     same("units sold", seen.sold, units(false));
     for (let user = 0; user < SHOPPERS; user++) {
       const mine = this.#live().filter((order) => order.user === user);
-      same(`the units of user ${user}`, seen.counters[`units ${user}`] ?? 0, mine.reduce((sum, order) => sum + unitsOf(order), 0));
+      same(
+        `the units of user ${user}`,
+        seen.counters[`units ${user}`] ?? 0,
+        mine.reduce((sum, order) => sum + unitsOf(order), 0),
+      );
       same(`the unpaid orders of user ${user}`, seen.counters[`unpaid ${user}`] ?? 0, mine.filter(({ fate }) => fate === "UNPAID").length);
     }
     return wrong;

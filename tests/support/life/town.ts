@@ -64,7 +64,13 @@ ${cities.map((city) => `      c${city}: { id: ${city}, name: city ${city}, datab
     const town = new Town({ server, keyspaces, outside, simpay: await outside.start() });
     town.#ear.listen(0, "127.0.0.1");
     await once(town.#ear, "listening");
-    town.#office = await makeNode({ ...common, nodeID: "office", keyspaces: keyspaces.keyspaces, urlOf: keyspaces.urlOf, services: ["order-index", "journal"] });
+    town.#office = await makeNode({
+      ...common,
+      nodeID: "office",
+      keyspaces: keyspaces.keyspaces,
+      urlOf: keyspaces.urlOf,
+      services: ["order-index", "journal"],
+    });
     for (const city of cities) town.lanes.push(await Lane.open(town, city));
     return town;
   }
@@ -104,7 +110,8 @@ ${cities.map((city) => `      c${city}: { id: ${city}, name: city ${city}, datab
     const file = openSync(this.#outside.logFile, "r");
     const buffer = Buffer.alloc(1 << 16);
     let text = Buffer.alloc(0);
-    for (let got = 1; got > 0; text = Buffer.concat([text, buffer.subarray(0, got)])) got = readSync(file, buffer, 0, buffer.length, this.#read + text.length);
+    for (let got = 1; got > 0; text = Buffer.concat([text, buffer.subarray(0, got)]))
+      got = readSync(file, buffer, 0, buffer.length, this.#read + text.length);
     closeSync(file);
     const whole = text.subarray(0, text.lastIndexOf(10) + 1);
     this.#read += whole.length;
@@ -121,7 +128,10 @@ ${cities.map((city) => `      c${city}: { id: ${city}, name: city ${city}, datab
   }
 }
 
-const common = { logLevel: process.env["LOG_LEVEL"] ?? "fatal", trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 } };
+const common = {
+  logLevel: process.env["LOG_LEVEL"] ?? "fatal",
+  trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
+};
 
 export class Lane {
   readonly city: number;
@@ -160,7 +170,15 @@ export class Lane {
   async deliver({ raw, request }: Held, body: Buffer = raw): Promise<number> {
     const handler = rawHandlerOf(this.node.broker, receiveCallback);
     const res = new ServerResponse(request);
-    await handler?.({ caller: undefined, requestId: "callback", query: {}, pathValues: ["simpay"], body: () => Promise.resolve(body), req: request, res });
+    await handler?.({
+      caller: undefined,
+      requestId: "callback",
+      query: {},
+      pathValues: ["simpay"],
+      body: () => Promise.resolve(body),
+      req: request,
+      res,
+    });
     return res.statusCode;
   }
 
@@ -202,7 +220,8 @@ export class Lane {
     const through = async <T>(call: () => Promise<Outcome<T>>): Promise<Outcome<T>> => {
       const { mood } = this;
       if (!alive.yes || mood === "down") return unknown("connection", "nobody there");
-      if (mood === "busy" || mood === "no") return refused("CHANNEL_REFUSED", "the channel does not want to", mood === "no" ? "never" : "later");
+      if (mood === "busy" || mood === "no")
+        return refused("CHANNEL_REFUSED", "the channel does not want to", mood === "no" ? "never" : "later");
       const outcome = await call();
       return mood === "deaf" ? unknown("server error", "HTTP 500") : outcome;
     };
@@ -235,10 +254,12 @@ export class Lane {
 
 /** The users and one city. */
 function only(all: Keyspaces, city: number): Keyspaces {
-  const lines = all.databases().flatMap(({ name, keyspace }) =>
-    keyspace.id === 0 || keyspace.id === city
-      ? [`  ${keyspace.kind === "user" ? "user" : `c${city}`}: { id: ${keyspace.id}, name: x, databases: { ${name}: 0-15 } }`]
-      : [],
-  );
+  const lines = all
+    .databases()
+    .flatMap(({ name, keyspace }) =>
+      keyspace.id === 0 || keyspace.id === city
+        ? [`  ${keyspace.kind === "user" ? "user" : `c${city}`}: { id: ${keyspace.id}, name: x, databases: { ${name}: 0-15 } }`]
+        : [],
+    );
   return parseKeyspaces(["keyspaces:", ...lines].join("\n"));
 }
