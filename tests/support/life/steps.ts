@@ -440,13 +440,43 @@ const step = fc.oneof(
 );
 const weather = fc.constantFrom<Mood>("up", "up", "wrong", "returns", "down", "deaf", "busy", "no").map((mood) => new Weather(mood));
 
+/** What people do one after the other; between two of their steps nothing else happens, or lives would hardly ever come to settling and paying back. */
+const buys = fc.tuple(fc.nat(1), quantity).map(([user, count]) => [new Place(user, count, "alone"), new PayFromWallet(0)]);
+const buysOutside = fc
+  .tuple(fc.nat(2), quantity, fc.constantFrom<Way>("alone", "alone", "open", { join: 0 }))
+  .map(([user, count, how]) => [new Place(user, count, how), new PayByChannel(0), new Click(0), new Hear(0, "once")]);
+const gathers = fc
+  .constantFrom<[number, number]>([0, 1], [1, 0])
+  .map(([first, second]) => [
+    new Place(first, 1, "open"),
+    new PayFromWallet(0),
+    new Place(second, 1, { join: 0 }),
+    ...(first === 0 ? [new PayFromWallet(0)] : [new PayByChannel(0), new Click(0), new Hear(0, "often")]),
+  ]);
+const uses = fc.tuple(which, fc.nat(2)).map(([n, unit]) => [new Redeem(n, unit), new Settle(n)]);
+const regrets = fc
+  .tuple(which, fc.nat(2), fc.boolean())
+  .map(([n, unit, agreed]) => [
+    new Redeem(n, unit),
+    new Settle(n),
+    new Refund(n, undefined),
+    ...(agreed ? [new Approve(0), new PayOut(4)] : []),
+  ]);
+
 /** `crashes`: how many of a hundred steps the node does not survive. */
 export const lives = (steps: number, crashes: number): fc.Arbitrary<readonly Command[]> =>
-  fc.array(
-    fc.oneof(
-      { weight: 94 - crashes, arbitrary: step },
-      { weight: 6, arbitrary: weather },
-      { weight: crashes, arbitrary: fc.tuple(step, fc.nat(14)).map(([during, ms]) => new Crash(during, ms)) },
-    ),
-    { minLength: Math.ceil(steps / 2), maxLength: steps, size: "max" },
-  );
+  fc
+    .array(
+      fc.oneof(
+        { weight: 50 - crashes, arbitrary: step.map((one): Command[] => [one]) },
+        { weight: 8, arbitrary: weather.map((one): Command[] => [one]) },
+        { weight: 10, arbitrary: buys },
+        { weight: 10, arbitrary: buysOutside },
+        { weight: 6, arbitrary: gathers },
+        { weight: 8, arbitrary: uses },
+        { weight: 8, arbitrary: regrets },
+        { weight: crashes, arbitrary: fc.tuple(step, fc.nat(14)).map(([during, ms]): Command[] => [new Crash(during, ms)]) },
+      ),
+      { minLength: Math.ceil(steps / 2), maxLength: steps, size: "max" },
+    )
+    .map((scenes) => scenes.flat());
