@@ -1,6 +1,7 @@
 /** What channels told us takes effect: a payment is made, a refund or a payout has arrived. A callback is done in the transaction of its effect. */
 import type { Logger, ServiceBroker } from "moleculer";
 import type { PaymentId, PayoutId, RefundId, Shard } from "../../domain/ids.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import { newsOf } from "../../domain/payment/charge.ts";
 import { wordOf } from "../../domain/refund/advance.ts";
 import { call } from "../../mixins/contract.ts";
@@ -15,8 +16,6 @@ import type { Refunds } from "./refunds.ts";
 
 /** Callbacks one round takes together. */
 const CALLBACKS_MAX = 256;
-/** Some eight minutes of trying; what is at fault by then is not the moment. */
-const ATTEMPTS_MAX = 12;
 
 /** Trying again helps nobody. */
 class Hopeless extends Error {}
@@ -62,7 +61,7 @@ export class Hearing {
       await this.#hear(shard, callback);
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
-      const forGood = error instanceof Hopeless || callback.attempts >= ATTEMPTS_MAX;
+      const forGood = error instanceof Hopeless || callback.attempts >= LIMITS.attemptsMax;
       await noteCallbackFailure(this.#platform.databaseOf(shard), shard, callback.id, why, forGood);
       if (!forGood) return this.#logger.warn(`callback ${callback.id} of ${callback.channel} waits for its next attempt: ${why}`);
       this.#platform.metrics.callbacks.inc({ channel: callback.channel, verdict: "failed" });
