@@ -94,6 +94,11 @@ function take(life: Life, bar: RuleBar, n: number): boolean {
       for (const one of order.units) if (one.state === "USED") one.late = true;
       return true;
     case 24:
+      // Used and settled in one go, or hardly any life would come to be paid out.
+      if (order.units.length > 0) said("redeem", bar.redeem(index, unit), life.redeem(order, unit));
+      bar.settle(index);
+      life.settle(order);
+      return true;
     case 25:
       bar.settle(index);
       life.settle(order);

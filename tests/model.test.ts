@@ -7,8 +7,8 @@ import { reached } from "./support/life/steps.ts";
 const LIVES = 60;
 
 test(`${LIVES} lives, with crashes, agree with a model to the fen`, { timeout: 200_000 }, async (t) => {
-  const { seed } = await liveAll({ lives: LIVES, lanes: 4, steps: 16, crashes: 4 });
+  const { seed } = await liveAll({ lives: LIVES, lanes: 4, steps: 8, crashes: 3 });
   t.diagnostic(`SEED=${seed} and on`);
   t.diagnostic(JSON.stringify(Object.fromEntries([...reached].sort())));
-  if (process.env["SEED"] === undefined) assert.ok([...reached.values()].length > 20);
+  if (process.env["SEED"] === undefined) assert.ok(reached.size > 20, "the lives get somewhere");
 });

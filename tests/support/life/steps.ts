@@ -453,6 +453,15 @@ const gathers = fc
     new Place(second, 1, { join: 0 }),
     ...(first === 0 ? [new PayFromWallet(0)] : [new PayByChannel(0), new Click(0), new Hear(0, "often")]),
   ]);
+const changesHisMind = fc
+  .tuple(fc.nat(2), fc.boolean(), fc.boolean())
+  .map(([user, cancels, heard]) => [
+    new Place(user, 1, "alone"),
+    new PayByChannel(0),
+    new Click(0),
+    cancels ? new Cancel(0) : new Expire(0),
+    ...(heard ? [new Hear(0, "often")] : []),
+  ]);
 const uses = fc.tuple(which, fc.nat(2)).map(([n, unit]) => [new Redeem(n, unit), new Settle(n)]);
 const regrets = fc
   .tuple(which, fc.nat(2), fc.boolean())
@@ -473,6 +482,7 @@ export const lives = (steps: number, crashes: number): fc.Arbitrary<readonly Com
         { weight: 10, arbitrary: buys },
         { weight: 10, arbitrary: buysOutside },
         { weight: 6, arbitrary: gathers },
+        { weight: 5, arbitrary: changesHisMind },
         { weight: 8, arbitrary: uses },
         { weight: 8, arbitrary: regrets },
         { weight: crashes, arbitrary: fc.tuple(step, fc.nat(14)).map(([during, ms]): Command[] => [new Crash(during, ms)]) },
