@@ -9,6 +9,6 @@ const LIVES = 60;
 test(`${LIVES} lives, with crashes, agree with a model to the fen`, { timeout: 200_000 }, async (t) => {
   const { seed } = await liveAll({ lives: LIVES, lanes: 4, steps: 8, crashes: 3 });
   t.diagnostic(`SEED=${seed} and on`);
-  t.diagnostic(JSON.stringify(Object.fromEntries([...reached].sort())));
+  t.diagnostic(JSON.stringify(Object.fromEntries(reached)));
   if (process.env["SEED"] === undefined) assert.ok(reached.size > 20, "the lives get somewhere");
 });

@@ -3,15 +3,12 @@ import assert from "node:assert/strict";
 import { after, afterEach, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Id } from "../domain/ids.ts";
-import { closeGroups } from "../services/group/group.contract.ts";
-import { call } from "../mixins/contract.ts";
 import { sign } from "../simpay/signature.ts";
 import { ChannelShop } from "./support/channel-shop.ts";
 import { makeDeal, userId } from "./support/deals.ts";
 import { eventually } from "./support/shop.ts";
 import { SECRET } from "./support/simpay.ts";
 import { differences } from "./support/witness.ts";
-import { shardOf } from "../domain/ids.ts";
 
 const admin = userId(16) as Id<"user">;
 let town: ChannelShop;

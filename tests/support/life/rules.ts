@@ -15,11 +15,9 @@ import type {
   PayoutId,
   RefundId,
   SettlementId,
-  TransferId,
   UserId,
   VoucherId,
 } from "../../../domain/ids.ts";
-import { CHAIN_START, EMPTY, postTransfers, type Balance, type TransferRequest } from "../../../domain/ledger.ts";
 import { fen, share, type Fen } from "../../../domain/money.ts";
 import type { OrderRow } from "../../../domain/order/place.ts";
 import { decideRelease } from "../../../domain/order/release.ts";
@@ -36,7 +34,8 @@ import { split } from "../../../domain/settlement/split.ts";
 import { decideLapse } from "../../../domain/voucher/lapse.ts";
 import { decideRedeem, type VoucherRow } from "../../../domain/voucher/redeem.ts";
 import { decideReverse } from "../../../domain/voucher/reverse.ts";
-import { DEAL, POOR, SHOPPERS, type Seen, type Terms } from "./model.ts";
+import { DEAL, type Seen, type Terms } from "./model.ts";
+import { post, RuleBooks } from "./rules.books.ts";
 
 const BAR = "48" as MerchantId;
 const OFFER = "32" as DealId;
@@ -81,8 +80,8 @@ export class RuleBar {
   readonly #settlements = new Map<VoucherId, SettlementRow>();
   readonly #refunds: Refund[] = [];
   readonly #payouts: PayoutRow[] = [];
-  #balances = new Map<string, Balance>();
-  #head = CHAIN_START;
+  /** What the money does, booked by the ledger's own rule. */
+  readonly books = new RuleBooks();
   #held = 0;
   #sold = 0;
   readonly #counters: Record<string, number> = {};
@@ -225,7 +224,7 @@ export class RuleBar {
       assert.ok(voucher);
       this.#put({ ...voucher, state: "SETTLED" });
     }
-    this.#book(settled.flatMap(transfersOf));
+    this.books.book(settled.flatMap(transfersOf));
   }
   lapse(index: number): void {
     for (const voucher of this.#unitsOf(index)) if (voucher.state === "ISSUED") this.#put({ ...voucher, validUntil: this.#now });
@@ -235,7 +234,7 @@ export class RuleBar {
       else
         for (const voucher of lapse.vouchers) {
           this.#put({ ...voucher, state: "EXPIRED" });
-          this.#book([this.#post("breakage", voucher.id, escrowOf(BAR), "breakage", voucher.amount)]);
+          this.books.book([post("breakage", voucher.id, escrowOf(BAR), "breakage", voucher.amount)]);
         }
       if (lapse.completes) this.#become(order.id, "COMPLETED");
     }
@@ -243,7 +242,7 @@ export class RuleBar {
   refund(index: number, quantity: number | undefined): string {
     const order = this.#order(index);
     const capture = [...this.#payments.values()].find(
-      ({ id, orderId, state }) => orderId === order.id && /^CONFIRM/.test(state) && !this.#surplus.has(id),
+      ({ id, orderId, state }) => orderId === order.id && state.startsWith("CONFIRM") && !this.#surplus.has(id),
     );
     const { outcomes, refunds, completed } = decideRequests(
       {
@@ -291,7 +290,7 @@ export class RuleBar {
       state: "REQUESTED",
       requestedBy: "16" as UserId,
     };
-    if (!this.#try([requestTransfer(row)])) return "INSUFFICIENT_FUNDS";
+    if (!this.books.try([requestTransfer(row)])) return "INSUFFICIENT_FUNDS";
     this.#payouts.push(row);
     return "REQUESTED";
   }
@@ -304,7 +303,7 @@ export class RuleBar {
     );
     for (const { to, transfers } of moves) {
       this.#payouts[index] = { ...row, state: to };
-      this.#book(transfers);
+      this.books.book(transfers);
     }
   }
 
@@ -320,17 +319,10 @@ export class RuleBar {
       counters: this.#counters,
     };
   }
-  books(): Map<string, number> {
-    const books = [...this.#balances].flatMap(([account, { creditsPosted, debitsPosted }]): [string, number][] => {
-      const left = Number(creditsPosted - debitsPosted);
-      return left === 0 ? [] : [[account.replace(/:48$/, ""), left]];
-    });
-    return new Map(books.sort(([a], [b]) => (a < b ? -1 : 1)));
-  }
   tally(): Record<string, number> {
     const all = [...this.#payments.values()];
     return {
-      paid: all.filter(({ id, state }) => /^CONFIRM/.test(state) && !this.#surplus.has(id)).length,
+      paid: all.filter(({ id, state }) => state.startsWith("CONFIRM") && !this.#surplus.has(id)).length,
       surplus: this.#surplus.size,
       differs: all.filter(({ state, paid }) => state === "FAILED" && paid !== undefined).length,
       open: all.filter(({ state }) => OPEN_CHARGE.includes(state)).length,
@@ -384,7 +376,7 @@ export class RuleBar {
     for (const { payment } of writes.confirming) this.#pay(payment, "transit:user");
     for (const payment of writes.captured) this.#pay(payment, "channel:simpay");
     for (const { payment, paid } of writes.differing)
-      this.#book([this.#post("pay-differs", payment.id, "channel:simpay", "suspense:long", paid.amount)]);
+      this.books.book([post("pay-differs", payment.id, "channel:simpay", "suspense:long", paid.amount)]);
     for (const order of writes.paid) {
       this.#orders.set(order.id, order);
       this.#count(`unpaid ${order.consumerId}`, -1);
@@ -408,7 +400,7 @@ export class RuleBar {
     return outcome.payment;
   }
   #pay(payment: PaymentRow, from: string): void {
-    this.#book([this.#post("pay", payment.id, from, escrowOf(BAR), payment.amount)]);
+    this.books.book([post("pay", payment.id, from, escrowOf(BAR), payment.amount)]);
   }
   #confirm(order: OrderRow): void {
     this.#orders.set(order.id, order);
@@ -458,7 +450,7 @@ export class RuleBar {
   #owe(order: OrderRow, amount: Fen, of: Partial<Pick<Refund, "used" | "commission" | "approveBy" | "surplus" | "channel">>): RefundId {
     const id = this.#id() as RefundId;
     const paidBy = [...this.#payments.values()].find(
-      (one) => one.orderId === order.id && /^CONFIRM/.test(one.state) && !this.#surplus.has(one.id),
+      (one) => one.orderId === order.id && one.state.startsWith("CONFIRM") && !this.#surplus.has(one.id),
     );
     const plain = { used: false, commission: fen(0), approveBy: undefined, surplus: false, channel: paidBy?.channel ?? WALLET };
     this.#refunds.push({ ...plain, ...of, id, order: order.id, amount, approvedAt: undefined, state: "REQUESTED" });
@@ -472,17 +464,17 @@ export class RuleBar {
       refund.state = "PROCESSING";
       if (refund.used) {
         const net = fen(refund.amount - refund.commission);
-        if (net > 0n) this.#book([this.#post("clawback", refund.id, payableOf(BAR), escrowOf(BAR), net)]);
-        if (refund.commission > 0n) this.#book([this.#post("commission-back", refund.id, COMMISSION, escrowOf(BAR), refund.commission)]);
+        if (net > 0n) this.books.book([post("clawback", refund.id, payableOf(BAR), escrowOf(BAR), net)]);
+        if (refund.commission > 0n) this.books.book([post("commission-back", refund.id, COMMISSION, escrowOf(BAR), refund.commission)]);
       }
       const to = refund.channel === WALLET ? "transit:user" : "refund_in_transit:simpay";
-      this.#book([this.#post("refund", refund.id, escrowOf(BAR), to, refund.amount)]);
+      this.books.book([post("refund", refund.id, escrowOf(BAR), to, refund.amount)]);
     }
   }
   #arrived(refund: Refund): void {
     refund.state = "SUCCEEDED";
     if (refund.channel !== WALLET)
-      this.#book([this.#post("refund-paid", refund.id, "refund_in_transit:simpay", "channel:simpay", refund.amount)]);
+      this.books.book([post("refund-paid", refund.id, "refund_in_transit:simpay", "channel:simpay", refund.amount)]);
     for (const voucher of this.#vouchers)
       if (voucher.refundId === refund.id && voucher.state === "REFUNDING") this.#put({ ...voucher, state: "REFUNDED" });
     const order = this.#orders.get(refund.order);
@@ -490,29 +482,5 @@ export class RuleBar {
     const back = this.#refunds.filter((one) => one.order === order.id && one.state === "SUCCEEDED" && !one.used && !one.surplus);
     const whole = refundedOrders([order], new Map([[order.id, back.reduce((total, one) => total + one.amount, 0n)]]));
     for (const { id } of whole) this.#become(id, "REFUNDED");
-  }
-
-  #post(code: TransferRequest["code"], businessKey: string, debit: string, credit: string, amount: Fen): TransferRequest {
-    return { kind: "post", code, businessKey, debit, credit, amount, fresh: true };
-  }
-  #book(requests: readonly TransferRequest[]): void {
-    assert.ok(this.#try(requests), "there is money for it");
-  }
-  #try(requests: readonly TransferRequest[]): boolean {
-    const accounts = new Set(requests.flatMap(({ debit, credit }) => [debit, credit]));
-    const balances = new Map([...accounts].map((account) => [account, this.#balances.get(account) ?? EMPTY]));
-    const ids = requests.map(() => this.#id() as TransferId);
-    const { outcomes, changes, head } = postTransfers({ slot: 0, at: this.#now, head: this.#head, balances, recorded: [], ids }, requests);
-    if (!outcomes.every(({ ok }) => ok)) return false;
-    this.#head = head;
-    for (const [account, by] of changes) {
-      const { debitsPosted, creditsPosted } = this.#balances.get(account) ?? EMPTY;
-      this.#balances.set(account, {
-        ...EMPTY,
-        debitsPosted: debitsPosted + by.debitsPosted,
-        creditsPosted: creditsPosted + by.creditsPosted,
-      });
-    }
-    return true;
   }
 }

@@ -7,7 +7,8 @@ import { verify } from "../../../services/ops/ops.contract.ts";
 import { callAs, caller } from "../node.ts";
 import { Bar } from "./bar.ts";
 import { Life } from "./model.ts";
-import { Heal, lives } from "./steps.ts";
+import { lives } from "./scenes.ts";
+import { Heal } from "./steps.ts";
 import { Town, type Lane } from "./town.ts";
 
 /** A run of verify costs as much as three lives, and what a life has left behind stays in the tables: one looks at so many lives of a lane. */

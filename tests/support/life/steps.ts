@@ -2,16 +2,16 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import fc from "fast-check";
+import type fc from "fast-check";
 import type { Bar } from "./bar.ts";
 import { openCharge, type Life, type Mood, type Order, type Way } from "./model.ts";
 
-type Command = fc.AsyncCommand<Life, Bar>;
+export type Command = fc.AsyncCommand<Life, Bar>;
 
 /** Every answer that was ever given to a kind of step: a life in which nothing happens proves nothing. */
 export const reached = new Map<string, number>();
 
-abstract class Step implements Command {
+export abstract class Step implements Command {
   abstract check(life: Readonly<Life>): boolean;
   /** Asks the bar. Asked again with the same key, it is as if it had been asked once. */
   abstract ask(life: Life, bar: Bar, key: string): Promise<string>;
@@ -38,7 +38,7 @@ abstract class Step implements Command {
   abstract toString(): string;
 }
 
-class Place extends Step {
+export class Place extends Step {
   readonly user: number;
   readonly quantity: number;
   readonly way: Way;
@@ -68,7 +68,7 @@ class Place extends Step {
 }
 
 /** Of the orders a step may be about, one, counted back from the newest. */
-abstract class OfOrder extends Step {
+export abstract class OfOrder extends Step {
   readonly which: number;
   constructor(which: number) {
     super();
@@ -91,7 +91,7 @@ abstract class OfOrder extends Step {
 /** Unpaid, given up, or waiting for its group: whoever has vouchers has no reason to pay. */
 const mayWantToPay = ({ fate }: Readonly<Order>): boolean => fate !== "CONFIRMED";
 
-class PayFromWallet extends OfOrder {
+export class PayFromWallet extends OfOrder {
   override about = mayWantToPay;
   override ask(life: Life, bar: Bar, key: string): Promise<string> {
     const { index, order } = this.find(life);
@@ -105,7 +105,7 @@ class PayFromWallet extends OfOrder {
     return life.answers || openCharge(this.find(life).order) === undefined;
   }
 }
-class PayByChannel extends OfOrder {
+export class PayByChannel extends OfOrder {
   override about = (order: Readonly<Order>): boolean => mayWantToPay(order) && order.charges.length < 3;
   override ask(life: Life, bar: Bar, key: string): Promise<string> {
     const { index, order } = this.find(life);
@@ -121,7 +121,7 @@ class PayByChannel extends OfOrder {
     return life.answers;
   }
 }
-class Click extends OfOrder {
+export class Click extends OfOrder {
   override about = ({ charges }: Readonly<Order>): boolean => charges.at(-1)?.told === true;
   override async ask(life: Life, bar: Bar): Promise<string> {
     return String(await bar.click(this.find(life).index));
@@ -136,7 +136,7 @@ class Click extends OfOrder {
     return false;
   }
 }
-class Cancel extends OfOrder {
+export class Cancel extends OfOrder {
   override about = mayWantToPay;
   override ask(life: Life, bar: Bar, key: string): Promise<string> {
     const { index, order } = this.find(life);
@@ -146,7 +146,7 @@ class Cancel extends OfOrder {
     return life.cancel(this.find(life).order);
   }
 }
-class Expire extends OfOrder {
+export class Expire extends OfOrder {
   override about = ({ fate }: Readonly<Order>): boolean => fate === "UNPAID";
   override async ask(life: Life, bar: Bar): Promise<string> {
     await bar.expire(this.find(life).index);
@@ -158,7 +158,7 @@ class Expire extends OfOrder {
   }
 }
 /** The deadline of an open group. */
-class Close extends Step {
+export class Close extends Step {
   override check(life: Readonly<Life>): boolean {
     return this.#find(life) !== -1;
   }
@@ -180,7 +180,7 @@ class Close extends Step {
     return "Close()";
   }
 }
-abstract class OfUnit extends OfOrder {
+export abstract class OfUnit extends OfOrder {
   readonly unit: number;
   constructor(which: number, unit: number) {
     super(which);
@@ -194,7 +194,7 @@ abstract class OfUnit extends OfOrder {
     return `${this.constructor.name}(${this.which}, ${this.unit})`;
   }
 }
-class Redeem extends OfUnit {
+export class Redeem extends OfUnit {
   override ask(life: Life, bar: Bar, key: string): Promise<string> {
     const { index, order } = this.find(life);
     return bar.redeem(index, order, this.at(order), key);
@@ -204,7 +204,7 @@ class Redeem extends OfUnit {
     return life.redeem(order, this.at(order));
   }
 }
-class Reverse extends OfUnit {
+export class Reverse extends OfUnit {
   override ask(life: Life, bar: Bar, key: string): Promise<string> {
     const { index, order } = this.find(life);
     return bar.reverse(index, order, this.at(order), key);
@@ -215,7 +215,7 @@ class Reverse extends OfUnit {
   }
 }
 /** The time in which a redemption may be reversed is over; that of settlement has not come. */
-class WindowOver extends OfOrder {
+export class WindowOver extends OfOrder {
   override about = ({ units }: Readonly<Order>): boolean =>
     units.some(({ state }) => state === "USED") && units.every(({ state, late }) => state !== "USED" || !late);
   override async ask(life: Life, bar: Bar): Promise<string> {
@@ -231,7 +231,7 @@ class WindowOver extends OfOrder {
     return false;
   }
 }
-class Settle extends OfOrder {
+export class Settle extends OfOrder {
   override about = ({ units }: Readonly<Order>): boolean => units.some(({ state }) => state === "USED");
   override async ask(life: Life, bar: Bar): Promise<string> {
     await bar.settle(this.find(life).index);
@@ -242,7 +242,7 @@ class Settle extends OfOrder {
     return "done";
   }
 }
-class Refund extends OfOrder {
+export class Refund extends OfOrder {
   readonly quantity: number | undefined;
   constructor(which: number, quantity: number | undefined) {
     super(which);
@@ -260,7 +260,7 @@ class Refund extends OfOrder {
     return `Refund(${this.which}, ${this.quantity ?? "all"})`;
   }
 }
-class Approve extends OfOrder {
+export class Approve extends OfOrder {
   override about = ({ units }: Readonly<Order>): boolean => units.some(({ claw }) => claw === "asked");
   override async ask(life: Life, bar: Bar, key: string): Promise<string> {
     await bar.approve(this.find(life).index, key);
@@ -271,7 +271,7 @@ class Approve extends OfOrder {
     return "done";
   }
 }
-class Lapse extends OfOrder {
+export class Lapse extends OfOrder {
   override about = ({ units }: Readonly<Order>): boolean => units.some(({ state }) => state === "ISSUED");
   override async ask(life: Life, bar: Bar): Promise<string> {
     await bar.lapse(this.find(life).index);
@@ -283,7 +283,7 @@ class Lapse extends OfOrder {
   }
 }
 /** A part of what the bar is owed, all of it, or a fen more. */
-class PayOut extends Step {
+export class PayOut extends Step {
   readonly part: number;
   constructor(part: number) {
     super();
@@ -308,7 +308,7 @@ class PayOut extends Step {
   }
 }
 /** A callback of simpay arrives, now or long after it was sent: once, five times at once, or with other amounts and the same signature. */
-class Hear extends Step {
+export class Hear extends Step {
   readonly which: number;
   readonly how: "once" | "often" | "forged";
   constructor(which: number, how: "once" | "often" | "forged") {
@@ -339,7 +339,7 @@ class Hear extends Step {
     return `Hear(${this.which}, ${this.how})`;
   }
 }
-class Weather extends Step {
+export class Weather extends Step {
   readonly mood: Mood;
   constructor(mood: Mood) {
     super();
@@ -381,7 +381,7 @@ export class Heal extends Step {
 }
 
 /** The node is gone in the middle of a step, and another one comes; whoever asked and was not answered asks again, with the same key. */
-class Crash implements Command {
+export class Crash implements Command {
   readonly during: Step;
   readonly afterMs: number;
   constructor(during: Step, afterMs: number) {
@@ -405,88 +405,3 @@ class Crash implements Command {
     return `Crash(${this.during.toString()}, ${this.afterMs} ms)`;
   }
 }
-
-const which = fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.nat(5));
-const way = fc.constantFrom<Way>("alone", "alone", "open", { join: 0 }, { join: 0 }, { join: 1 });
-const quantity = fc.constantFrom(1, 2, 2, 3);
-const ofOrder = (Of: new (which: number) => OfOrder): fc.Arbitrary<Step> => which.map((n) => new Of(n));
-const step = fc.oneof(
-  ...(
-    [
-      [14, fc.tuple(fc.nat(2), quantity, way).map(([user, count, how]) => new Place(user, count, how))],
-      [6, ofOrder(PayFromWallet)],
-      [7, ofOrder(PayByChannel)],
-      [7, ofOrder(Click)],
-      [
-        7,
-        fc
-          .tuple(which, fc.constantFrom("once" as const, "once" as const, "often" as const, "forged" as const))
-          .map(([n, how]) => new Hear(n, how)),
-      ],
-      [2, ofOrder(Cancel)],
-      [2, ofOrder(Expire)],
-      [2, fc.constant(null).map(() => new Close())],
-      [7, fc.tuple(which, fc.nat(2)).map(([n, unit]) => new Redeem(n, unit))],
-      [3, fc.tuple(which, fc.nat(2)).map(([n, unit]) => new Reverse(n, unit))],
-      [1, ofOrder(WindowOver)],
-      [5, ofOrder(Settle)],
-      [4, fc.tuple(which, fc.constantFrom(undefined, 1, 1, 2)).map(([n, count]) => new Refund(n, count))],
-      [3, ofOrder(Approve)],
-      [2, ofOrder(Lapse)],
-      [3, fc.integer({ min: 1, max: 5 }).map((part) => new PayOut(part))],
-      [1, fc.constant(null).map(() => new Heal())],
-    ] satisfies [number, fc.Arbitrary<Step>][]
-  ).map(([weight, arbitrary]) => ({ weight, arbitrary: arbitrary as fc.Arbitrary<Step> })),
-);
-const weather = fc.constantFrom<Mood>("up", "up", "wrong", "returns", "down", "deaf", "busy", "no").map((mood) => new Weather(mood));
-
-/** What people do one after the other; between two of their steps nothing else happens, or lives would hardly ever come to settling and paying back. */
-const buys = fc.tuple(fc.nat(1), quantity).map(([user, count]) => [new Place(user, count, "alone"), new PayFromWallet(0)]);
-const buysOutside = fc
-  .tuple(fc.nat(2), quantity, fc.constantFrom<Way>("alone", "alone", "open", { join: 0 }))
-  .map(([user, count, how]) => [new Place(user, count, how), new PayByChannel(0), new Click(0), new Hear(0, "once")]);
-const gathers = fc
-  .constantFrom<[number, number]>([0, 1], [1, 0])
-  .map(([first, second]) => [
-    new Place(first, 1, "open"),
-    new PayFromWallet(0),
-    new Place(second, 1, { join: 0 }),
-    ...(first === 0 ? [new PayFromWallet(0)] : [new PayByChannel(0), new Click(0), new Hear(0, "often")]),
-  ]);
-const changesHisMind = fc
-  .tuple(fc.nat(2), fc.boolean(), fc.boolean())
-  .map(([user, cancels, heard]) => [
-    new Place(user, 1, "alone"),
-    new PayByChannel(0),
-    new Click(0),
-    cancels ? new Cancel(0) : new Expire(0),
-    ...(heard ? [new Hear(0, "often")] : []),
-  ]);
-const uses = fc.tuple(which, fc.nat(2)).map(([n, unit]) => [new Redeem(n, unit), new Settle(n)]);
-const regrets = fc
-  .tuple(which, fc.nat(2), fc.boolean())
-  .map(([n, unit, agreed]) => [
-    new Redeem(n, unit),
-    new Settle(n),
-    new Refund(n, undefined),
-    ...(agreed ? [new Approve(0), new PayOut(4)] : []),
-  ]);
-
-/** `crashes`: how many of a hundred steps the node does not survive. */
-export const lives = (steps: number, crashes: number): fc.Arbitrary<readonly Command[]> =>
-  fc
-    .array(
-      fc.oneof(
-        { weight: 50 - crashes, arbitrary: step.map((one): Command[] => [one]) },
-        { weight: 8, arbitrary: weather.map((one): Command[] => [one]) },
-        { weight: 10, arbitrary: buys },
-        { weight: 10, arbitrary: buysOutside },
-        { weight: 6, arbitrary: gathers },
-        { weight: 5, arbitrary: changesHisMind },
-        { weight: 8, arbitrary: uses },
-        { weight: 8, arbitrary: regrets },
-        { weight: crashes, arbitrary: fc.tuple(step, fc.nat(14)).map(([during, ms]): Command[] => [new Crash(during, ms)]) },
-      ),
-      { minLength: Math.ceil(steps / 2), maxLength: steps, size: "max" },
-    )
-    .map((scenes) => scenes.flat());
