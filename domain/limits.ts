@@ -31,6 +31,8 @@ export const LIMITS = {
   payoutWatchDays: 3,
   /** After this a settlement in PROCESSING is somebody else's: its drain is long answered or dead. */
   settlementLeaseMs: 30_000,
+  /** Some eight minutes of attempts, which back off to a minute (a payout's to a quarter of an hour): what is at fault by then is not the moment. */
+  attemptsMax: 12,
   /** A channel answers in this time, or nobody knows what came of the call. */
   channelMs: 4_000,
   /** A merchant may look at a refund of used units for this long before it is paid without a word. */

@@ -147,6 +147,7 @@ describe("the documented examples", () => {
     await replay("ops.attention", admin);
     await replay("ops.replayCallback", admin, { id: refundId });
     await replay("payment.resumeRefund", admin, { id: refundId });
+    await replay("ops.retry", admin, { id: refundId });
     await replay("search-index.rebuild", admin);
     await replay("ops.regions", admin);
     await replay("ops.reloadRegions", admin);

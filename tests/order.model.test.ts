@@ -154,6 +154,7 @@ class Model {
   try(index: number, by: string): string {
     const order = this.orders[index]!;
     if (by !== order.user) return "ORDER_NOT_FOUND";
+    if (order.fate === "CANCELLED" || order.fate === "EXPIRED") return "ORDER_STATE";
     const live = this.payments.findIndex((payment) => payment.order === index && payment.end !== "CANCELLING");
     if (live !== -1) return `shares ${live}`;
     if (order.fate !== "PENDING_PAYMENT" || order.untilMs <= this.nowMs) return "ORDER_STATE";

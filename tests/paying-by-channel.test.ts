@@ -3,15 +3,12 @@ import assert from "node:assert/strict";
 import { after, afterEach, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Id } from "../domain/ids.ts";
-import { closeGroups } from "../services/group/group.contract.ts";
-import { call } from "../mixins/contract.ts";
 import { sign } from "../simpay/signature.ts";
 import { ChannelShop } from "./support/channel-shop.ts";
 import { makeDeal, userId } from "./support/deals.ts";
 import { eventually } from "./support/shop.ts";
 import { SECRET } from "./support/simpay.ts";
 import { differences } from "./support/witness.ts";
-import { shardOf } from "../domain/ids.ts";
 
 const admin = userId(16) as Id<"user">;
 let town: ChannelShop;
@@ -317,20 +314,68 @@ describe("refunds by channel", () => {
     }
   });
 
-  it("of a failed group need nobody, although the channel was down the whole time", async () => {
-    const deal = await makeDeal(town.shop.test, { stock: 9, tiers: [{ size: 3, price: 1_500 }] });
-    const first = await town.paid({ deal, groupSize: 3 });
-    const second = await town.paid({ deal, groupId: first.groupId! });
-    await town.strike("errorAfterDoing", "refuse", "loseCallback");
-    await town.shop.rows(deal, "update groups set deadline = now() where slot = $1 and id = $2", [first.groupId]);
-    for (let step = 0; step < 2; step++) await call(town.shop.test.node.broker, closeGroups, { ...shardOf(deal), ids: [first.groupId!] });
-    await eventually(async () => assert.ok((await town.refundsOf(first))[0]!.attempts > 0));
+  it("of failed groups need nobody: all of them, also when the channel was down from before the deadline until long after", async () => {
+    const deal = await makeDeal(town.shop.test, { stock: 60, tiers: [{ size: 4, price: 1_500 }] });
+    const GROUPS = 6;
+    // Each with somebody who paid by the channel, from the wallet, and somebody whose payment the channel has taken and nobody has told us of.
+    const groups = await Promise.all(
+      Array.from({ length: GROUPS }, async () => {
+        const first = await town.paid({ deal, groupSize: 4 });
+        const second = await town.order({ deal, groupId: first.groupId!, fen: 5_000 });
+        assert.equal((await town.pay(second, "wallet")).status, 200);
+        const third = await town.charged({ deal, groupId: first.groupId! });
+        return { id: first.groupId!, first, second, third };
+      }),
+    );
+    await town.strike("loseCallback");
+    const unheard = await Promise.all(
+      groups.map(async ({ id }) => {
+        const order = await town.order({ deal, groupId: id });
+        const { body } = await town.pay(order);
+        await town.simpay.pay((body as { payUrl: string }).payUrl);
+        return order;
+      }),
+    );
+    // Down: nothing is done, whatever is asked.
+    await town.strike("refuse", "loseCallback");
+    const ids = groups.map(({ id }) => id);
+    await town.shop.rows(
+      deal,
+      `update orders set expires_at = now() - interval '31 s' where slot = $1 and group_id = any($2::bigint[]) and state = 'PENDING_PAYMENT'`,
+      [ids],
+    );
+    await town.shop.rows(deal, "update groups set deadline = now() where slot = $1 and id = any($2::bigint[])", [ids]);
+    await eventually(async () => {
+      for (const id of ids) assert.equal(await town.shop.stateOf("groups", id), "FAILED");
+    }, 30_000);
+    await eventually(async () => {
+      for (const { first } of groups) assert.ok((await town.refundsOf(first))[0]!.attempts > 0);
+    }, 30_000);
+    await sleep(1_000);
+    for (const { first } of groups) assert.equal((await town.refundsOf(first))[0]!.state, "PROCESSING");
+
+    // It is back. Nobody does anything.
     await town.strike();
-    for (const order of [first, second])
-      await eventually(async () => {
-        await town.hurry(deal);
-        assert.equal(await town.status(order), "REFUNDED");
-      });
+    await eventually(async () => {
+      await town.hurry(deal);
+      for (const { first, second, third } of groups)
+        assert.deepEqual(await Promise.all([first, second, third].map((order) => town.status(order))), ["REFUNDED", "REFUNDED", "EXPIRED"]);
+      // Heard of at last, and too late.
+      for (const order of unheard)
+        assert.deepEqual(
+          (await town.refundsOf(order)).map(({ state, surplus }) => [state, surplus]),
+          [["SUCCEEDED", true]],
+        );
+    }, 60_000);
+    for (const { second } of groups) assert.equal((await town.shop.wallet(second.user)).available, 5_000);
+    const { body } = await town.ask("GET", "/ops/attention?limit=100", admin, undefined, ["admin"]);
+    const ofGroups = new Set(
+      [...unheard, ...groups.flatMap(({ first, second, third }) => [first, second, third])].map(({ id }) => String(id)),
+    );
+    assert.deepEqual(
+      (body as { items: { orderId?: string }[] }).items.filter(({ orderId }) => orderId !== undefined && ofGroups.has(orderId)),
+      [],
+    );
   });
 });
 

@@ -63,8 +63,13 @@ describe("beginning to pay", () => {
     assert.equal(tried(state([order], [paid]), "u2"), "ORDER_NOT_FOUND");
     assert.equal(tried(state([{ ...order, state: "CONFIRMED" }], [paid])), "po1 false");
     assert.equal(tried(state([order], [paymentOf(order)])), "po1 false");
-    for (const dead of ["CANCELLED", "EXPIRED"] satisfies OrderState[])
+    const charge = { ...paymentOf(order), channel: "simpay", state: "PROCESSING" as const };
+    assert.equal(tried(state([order], [charge])), "po1 false");
+    for (const dead of ["CANCELLED", "EXPIRED"] satisfies OrderState[]) {
       assert.equal(tried(state([{ ...order, state: dead }])), `ORDER_STATE ${dead}`);
+      // Its charge is being closed: nobody is sent to its pay page any more.
+      assert.equal(tried(state([{ ...order, state: dead }], [charge])), `ORDER_STATE ${dead}`);
+    }
     assert.equal(tried(state([{ ...order, expiresAt: NOW }])), "ORDER_STATE EXPIRED");
     assert.equal(tried(state([grouped], [], [groupOf(1, { deadline: NOW })])), "GROUP_CLOSED CLOSING");
     for (const closed of ["CLOSING", "FAILED", "FORMED"] satisfies GroupState[])

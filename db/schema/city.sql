@@ -1,4 +1,4 @@
--- A city keyspace after 000008-arrived-marks.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000009-failed-settlements.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -518,6 +518,7 @@ create table settlements (
   due_at timestamp with time zone not null,
   ended_at timestamp with time zone,
   unfinished boolean generated always as (state = ANY (ARRAY['INIT'::text, 'PROCESSING'::text])) stored not null,
+  failed boolean generated always as (state = 'FAILED'::text) stored not null,
   constraint settlements_pkey PRIMARY KEY (slot, id),
   constraint settlements_check CHECK (((commission >= 0) AND (commission <= gross))),
   constraint settlements_gross_check CHECK ((gross > 0)),
@@ -525,6 +526,7 @@ create table settlements (
 ) partition by LIST (slot);
 -- partitions: settlements_00 to settlements_15, one a slot with (fillfactor=70)
 CREATE INDEX settlements_due ON settlements USING btree (due_at) WHERE unfinished;
+CREATE INDEX settlements_failed ON settlements USING btree (id) WHERE failed;
 CREATE INDEX settlements_merchant ON settlements USING btree (merchant_id, id);
 CREATE UNIQUE INDEX settlements_voucher ON settlements USING btree (voucher_id, slot);
 

@@ -1,8 +1,8 @@
 /**
  * Beginning to pay: which orders may be paid now, and which are being paid or paid already. Pure, like `decide.ts`.
  *
- * Checks in order of precedence (the order is API): the order is the caller's → paid or being paid already → unpaid and in time → its group
- * takes members. After the last check a payment begins.
+ * Checks in order of precedence (the order is API): the order is the caller's → not given up → paid or being paid already → unpaid and in time →
+ * its group takes members. After the last check a payment begins.
  */
 import { refusal, type DomainError } from "../error.ts";
 import { GROUP_ERRORS } from "../group/errors.ts";
@@ -80,6 +80,9 @@ export function decideTry(
   const outcomes = commands.map(({ orderId, consumerId, channel }): Tried | DomainError => {
     const order = state.orders.get(orderId);
     if (order?.consumerId !== consumerId) return refusal(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId });
+    // Its charge may still be open: until it is closed, nobody is sent to its pay page again.
+    if (order.state === "CANCELLED" || order.state === "EXPIRED")
+      return refusal(ORDER_ERRORS, "ORDER_STATE", { orderId, state: order.state });
     const live = begun.get(orderId) ?? state.live.get(orderId);
     if (live) return { payment: live, begun: false };
     const refused = unpayable(order, state, context.now);

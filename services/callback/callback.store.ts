@@ -38,7 +38,7 @@ const KEEP: Statement = {
         on conflict (slot, channel, callback_id) do nothing
     returning id`,
 };
-/** Backs off 2, 4, 8 … 64 seconds; what was not worked off after so many attempts is a person's. */
+/** Backs off 2, 4, 8 … 64 seconds, give or take a quarter, like payments; what was not worked off after so many attempts is a person's. */
 const CLAIM: Statement = {
   name: "callback/claim",
   text: `
@@ -46,7 +46,7 @@ const CLAIM: Statement = {
       select slot, ctid as row from channel_callbacks
        where slot = any($1) and unfinished and next_attempt_at <= now()
        order by next_attempt_at limit $2 for update skip locked)
-    update channel_callbacks c set attempts = c.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(c.attempts + 1, 6))
+    update channel_callbacks c set attempts = c.attempts + 1, next_attempt_at = now() + make_interval(secs => 2 ^ least(c.attempts + 1, 6) * (0.75 + random() / 2))
       from due where c.slot = due.slot and c.ctid = due.row
     returning c.slot, c.id`,
 };

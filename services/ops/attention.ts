@@ -1,7 +1,11 @@
-/** What of channels waits for a person. A scatter over every city; the rows have indexes of their own, and there are few, or somebody is awake anyway. */
+/**
+ * What of the money waits for a person: what nothing goes on with by itself, and what has been tried so often that somebody should look, although it is
+ * tried on. A scatter over every city; the rows have indexes of their own, and there are few, or somebody is awake anyway.
+ */
 import { raise } from "../../domain/error.ts";
 import { cityOf, isId, mintedAtMs, shardOf, type Id } from "../../domain/ids.ts";
 import { JOURNAL_ERRORS } from "../../domain/journal/errors.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import type { Statement } from "../../db/database.ts";
 import type { Of } from "../../mixins/contract.ts";
 import { cursorId, page } from "../../mixins/page.ts";
@@ -13,10 +17,17 @@ type View = Of<typeof Attention>;
 interface Row {
   kind: View["kind"];
   id: Id;
-  channel: string;
+  channel: string | null;
   order_id: Id | null;
   why: string;
 }
+
+/** A charge waits for its customer, and a refund or payout for its bank, as long as the channel answers. */
+const STUCK = `unfinished and attempts >= ${LIMITS.attemptsMax} and last_error is not null`;
+/** From its wallet nothing keeps a payment but what is tried, and after its time nothing keeps a charge. */
+const STUCK_PAYMENT = `unfinished and attempts >= ${LIMITS.attemptsMax} and (expires_at is null or expires_at < now() - interval '2 minutes')`;
+/** Why one that is tried again is still there. */
+const TRIED = "concat(attempts, ' attempts: ', coalesce(last_error, state))";
 
 /** By id, which tells the time. */
 const WAITING: Statement = {
@@ -25,7 +36,15 @@ const WAITING: Statement = {
     (select 'PAYMENT' as kind, id, channel, order_id, concat(reason, ': ', paid_amount, ' ', paid_currency, ' instead of ', amount, ' CNY') as why
        from payments where differs and id > $1 order by id limit $2)
     union all
+    (select 'PAYMENT', id, channel, order_id, ${TRIED} from payments where ${STUCK_PAYMENT} and id > $1 order by id limit $2)
+    union all
     (select 'REFUND', id, channel, order_id, coalesce(last_error, '') from refunds where abnormal and id > $1 order by id limit $2)
+    union all
+    (select 'REFUND', id, channel, order_id, ${TRIED} from refunds where ${STUCK} and id > $1 order by id limit $2)
+    union all
+    (select 'PAYOUT', id, channel, null, ${TRIED} from payouts where ${STUCK} and id > $1 order by id limit $2)
+    union all
+    (select 'SETTLEMENT', id, null, order_id, coalesce(reason, '') from settlements where failed and id > $1 order by id limit $2)
     union all
     (select 'CALLBACK', id, channel, null, coalesce(error, '') from channel_callbacks where state = 'FAILED' and id > $1 order by id limit $2)`,
 };
@@ -45,13 +64,27 @@ export async function viewAttention(
       kind,
       id,
       city: platform.keyspaces.byId(cityOf(id))?.code ?? "",
-      channel,
+      ...(channel === null ? {} : { channel }),
       ...(orderId === null ? {} : { orderId }),
       why,
       since: new Date(mintedAtMs(id)).toISOString(),
     }),
     ({ id }) => [id],
   );
+}
+
+/** What is tried again anyway is due now; what has no end of its own is left alone. */
+const HURRY = (["payments", "refunds", "payouts"] as const).map((table): Statement => ({
+  name: `ops/hurry-${table}`,
+  text: `update ${table}_$1 set next_attempt_at = now() where slot = $1 and id = $2 and unfinished returning id`,
+}));
+
+/** A person does not want to wait for the next attempt at a payment, refund or payout. */
+export async function retryNow(platform: Platform, id: string): Promise<void> {
+  const shard = shardOf(id);
+  const database = isId(id) && platform.servesCity(shard.city) ? platform.databaseOf(shard) : undefined;
+  const found = database && (await Promise.all(HURRY.map((statement) => database.query(statement, [shard.slot, id])))).flat();
+  if (!found?.length) return raise(JOURNAL_ERRORS, "DEAD_LETTER_NOT_FOUND", { id });
 }
 
 /** One that could not be worked off; what could not be read cannot be replayed either. */

@@ -221,22 +221,33 @@ export const dropDeadLetter = action("ops.dropDeadLetter", {
   rest: { ...admins, path: "/ops/dead-letters/{id}/drop", status: 200 },
 });
 
-/** What waits for a person: nothing goes on by itself. PAYMENT: other money than was asked for, in suspense; REFUND: its channel will not pay it out. */
+/**
+ * What waits for a person. PAYMENT: other money than was asked for, in suspense; REFUND: its channel will not pay it out; SETTLEMENT: its voucher is not
+ * redeemed. And payments, refunds and payouts that were tried `LIMITS.attemptsMax` times: they are tried on, but somebody should know.
+ */
 export const Attention = shape("Attention", {
-  kind: { type: "enum", values: ["PAYMENT", "REFUND", "CALLBACK"] },
+  kind: { type: "enum", values: ["PAYMENT", "REFUND", "PAYOUT", "SETTLEMENT", "CALLBACK"] },
   id: "id",
   city: "string",
-  channel: "string",
+  channel: { type: "string", optional: true },
   orderId: { type: "id", optional: true },
   why: "string",
   since: "time",
 });
 export const listAttention = action("ops.attention", {
-  summary: "Payments, refunds and callbacks of channels that wait for a person, oldest first",
+  summary: "Payments, refunds, payouts, settlements and callbacks that wait for a person, oldest first",
   params: { ...PAGE },
   answer: list("AttentionList", Attention),
   errors: ["VALIDATION_ERROR"],
   rest: { ...admins, method: "GET", path: "/ops/attention", status: 200 },
+});
+export const retryAttention = action("ops.retry", {
+  summary: "Try a payment, refund or payout again now that would be tried again later",
+  params: { id: "id" },
+  answer: shape("Retry", { retrying: "boolean" }),
+  errors: ["DEAD_LETTER_NOT_FOUND"],
+  retrySafe: true,
+  rest: { ...admins, path: "/ops/attention/{id}/retry", status: 202 },
 });
 export const replayCallback = action("ops.replayCallback", {
   summary: "Work a callback off again that could not be; within seconds it is gone from the list, or there with its new error",

@@ -6,7 +6,7 @@ import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, call, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { accountStatement } from "./account-statement.ts";
-import { replayKept, viewAttention } from "./attention.ts";
+import { replayKept, retryNow, viewAttention } from "./attention.ts";
 import { nodesOffering } from "../../mixins/nodes.ts";
 import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
 import { Mover } from "./mover.ts";
@@ -26,6 +26,7 @@ import {
   reloadRegions,
   replayCallback,
   replayDeadLetter,
+  retryAttention,
   stateAccount,
   traceNumber,
   verify,
@@ -61,6 +62,7 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     dropDeadLetter: handle(dropDeadLetter, drop),
     attention: handle(listAttention, attention),
     replayCallback: handle(replayCallback, replayOne),
+    retry: handle(retryAttention, retry),
     regions: handle(listRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, false) })),
     reloadRegions: handle(reloadRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, true) })),
   },
@@ -132,6 +134,11 @@ async function replayOne(this: This, ctx: Ctx<typeof replayCallback>): Promise<A
   await replayKept(this.platform, id);
   this.logger.warn(`callback ${id} is worked off again, says ${ctx.meta.caller?.username ?? "the platform"}`);
   return { replaying: true };
+}
+
+async function retry(this: This, ctx: Ctx<typeof retryAttention>): Promise<Answer<typeof retryAttention>> {
+  await retryNow(this.platform, ctx.params.id);
+  return { retrying: true };
 }
 
 /** The log keeps who gave up what. */

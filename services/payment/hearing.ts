@@ -2,6 +2,7 @@
 import type { Logger, ServiceBroker } from "moleculer";
 import type { ChannelNews } from "../../domain/channel/records.ts";
 import { shardKey, type PaymentId, type PayoutId, type RefundId, type Shard } from "../../domain/ids.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import { isTaken, newsOf } from "../../domain/payment/charge.ts";
 import { wordOf } from "../../domain/refund/advance.ts";
 import { call } from "../../mixins/contract.ts";
@@ -20,8 +21,6 @@ const CALLBACKS_MAX = 512;
 const GATHER_MS = 100;
 /** Callbacks of one shard waiting here; the rest is the sweep's. */
 const WAITING_MAX = 16_384;
-/** Some eight minutes of trying; what is at fault by then is not the moment. */
-const ATTEMPTS_MAX = 12;
 
 /** Trying again helps nobody. */
 class Hopeless extends Error {}
@@ -131,7 +130,7 @@ export class Hearing {
 
   async #note(shard: Shard, { id, channel, attempts }: KeptCallback, error: unknown): Promise<void> {
     const why = error instanceof Error ? error.message : String(error);
-    const forGood = error instanceof Hopeless || attempts >= ATTEMPTS_MAX;
+    const forGood = error instanceof Hopeless || attempts >= LIMITS.attemptsMax;
     await noteCallbackFailure(this.#platform.databaseOf(shard), shard, id, why, forGood);
     if (!forGood) return this.#logger.warn(`callback ${id} of ${channel} waits for its next attempt: ${why}`);
     this.#platform.metrics.callbacks.inc({ channel, verdict: "failed" });

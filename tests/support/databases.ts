@@ -67,13 +67,16 @@ export interface TestKeyspaces {
 }
 
 /** The keyspaces user, sh, and hz split over two databases: the smallest set that has every shape. */
-export async function testKeyspaces(server: TestServer): Promise<TestKeyspaces> {
-  const mark = randomBytes(4).toString("hex");
-  const keyspaces = parseKeyspaces(`
+const EVERY_SHAPE = (mark: string): string => `
     keyspaces:
       user: { id: 0, name: users, databases: { user_${mark}: 0-15 } }
       sh: { id: 1, name: 上海 Shanghai, region: cn-sh, databases: { sh_${mark}: 0-15 } }
-      hz: { id: 3, name: 杭州 Hangzhou, region: cn-hz, databases: { hz_a_${mark}: 0-7, hz_b_${mark}: 8-15 } }`);
+      hz: { id: 3, name: 杭州 Hangzhou, region: cn-hz, databases: { hz_a_${mark}: 0-7, hz_b_${mark}: 8-15 } }`;
+
+/** `routing` is a routing table whose databases have the mark in their names. */
+export async function testKeyspaces(server: TestServer, routing = EVERY_SHAPE): Promise<TestKeyspaces> {
+  const mark = randomBytes(4).toString("hex");
+  const keyspaces = parseKeyspaces(routing(mark));
   for (const { name, keyspace } of keyspaces.databases()) {
     const from = await template(server, keyspace.kind);
     await admin(server, async (client) => {

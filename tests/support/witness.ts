@@ -32,8 +32,9 @@ function theirs(record: Stored): string | undefined {
   if (record.type === "charge") return record.paid ? `PAID ${record.paid.amount} ${record.paid.currency}` : undefined;
   return `${record.status} ${record.amount} ${record.currency}`;
 }
+/** A payout that was refused never was there. */
 const ofUs = ({ type, state, amount, currency }: Ours): string | undefined =>
-  type === "charge" && state !== "PAID" ? undefined : `${state} ${amount} ${currency}`;
+  (type === "charge" && state !== "PAID") || (type === "payout" && state === "FAILED") ? undefined : `${state} ${amount} ${currency}`;
 
 /** simpay's log ⟗ our payments, refunds and payouts, by number, amount and what became of it: a sentence for each difference. */
 export function differences(witness: ReadonlyMap<string, Stored>, ours: readonly Ours[]): string[] {
