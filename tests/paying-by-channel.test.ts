@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Id } from "../domain/ids.ts";
+import { shardOf, type Id } from "../domain/ids.ts";
 import { sign } from "../simpay/signature.ts";
 import { ChannelShop } from "./support/channel-shop.ts";
 import { makeDeal, userId } from "./support/deals.ts";

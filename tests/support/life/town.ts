@@ -169,7 +169,7 @@ export class Lane {
   /** simpay's callback at our door: the status it is answered with. */
   async deliver({ raw, request }: Held, body: Buffer = raw): Promise<number> {
     const handler = rawHandlerOf(this.node.broker, receiveCallback);
-    const res = new ServerResponse(request);
+    const answered = Promise.withResolvers<number>();
     await handler?.({
       caller: undefined,
       requestId: "callback",
@@ -177,9 +177,10 @@ export class Lane {
       pathValues: ["simpay"],
       body: () => Promise.resolve(body),
       req: request,
-      res,
+      send: (status) => answered.resolve(status),
+      res: new ServerResponse(request),
     });
-    return res.statusCode;
+    return answered.promise;
   }
 
   /** What the channel itself says, whatever its mood. */
