@@ -9,6 +9,7 @@ import type { Channels } from "./mixins/channels/index.ts";
 import { checkLiveOptions, refuseConflict, type NodeMetadata } from "./mixins/cluster.ts";
 import { Discoverer, HEARTBEAT_SECONDS } from "./mixins/discoverer.ts";
 import { DomainErrorRegenerator } from "./mixins/errors.ts";
+import type { Failpoints } from "./mixins/failpoints.ts";
 import { EventStreams } from "./mixins/jetstream.ts";
 import { journalOf } from "./mixins/journal.ts";
 import { Metrics } from "./mixins/metrics.ts";
@@ -80,6 +81,8 @@ export interface NodeOptions {
   readonly batching?: "on" | "off";
   /** Unset: nothing is traced. */
   readonly tracing?: TracingSettings | undefined;
+  /** Unset: nothing is told of the steps that are passed. */
+  readonly failpoints?: Failpoints | undefined;
   /** Settings of a service, over its own. */
   readonly settings?: Partial<Record<ServiceName, Readonly<Record<string, unknown>>>>;
   /** Services to run instead of ours, under the same name: what `bench/` compares ours with. */
@@ -98,14 +101,17 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   const tracing = options.tracing && new (await import("./mixins/tracing.ts")).Tracing(options.tracing, options.nodeID);
   const broker = new ServiceBroker(brokerOptions(options, tracing));
   const logger = broker.getLogger("platform");
-  const openDatabase: PlatformParts["openDatabase"] = (name, keyspace, slots) =>
-    new Database({
+  const { failpoints } = options;
+  const openDatabase: PlatformParts["openDatabase"] = (name, keyspace, slots) => {
+    const of = {
       name: displayName(name),
       city: keyspace.id,
       slots,
       url: options.urlOf(name),
-      onError: (error) => logger.warn(`an idle connection to ${displayName(name)} broke: ${error.message}`),
-    });
+      onError: (error: Error) => logger.warn(`an idle connection to ${displayName(name)} broke: ${error.message}`),
+    };
+    return failpoints?.database(of) ?? new Database(of);
+  };
   const metrics = new Metrics();
   const redis = options.redisUrl === undefined ? undefined : redisLink(options.redisUrl, metrics, logger);
   const platform = new Platform({
@@ -116,14 +122,16 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
     metrics,
     logger,
     trade: options.trade,
-    ...(options.channels === undefined ? {} : { channels: options.channels }),
+    ...(options.channels === undefined ? {} : { channels: failpoints?.channels(options.channels) ?? options.channels }),
     ...(redis === undefined ? {} : { redis, stockGate: new RedisStockGate(redis) }),
     ...(options.regionsFile === undefined ? {} : { regions: await loadRegions(options.regionsFile, metrics, logger) }),
     tellDeals: (change) => void broker.broadcast(DEALS_CHANGED, change),
     tracing,
+    failpoints,
   });
   attachPlatform(broker, platform);
   const journal = journalOf(broker);
+  journal.passBy(failpoints);
   const streams = options.nats && new EventStreams(options.nats, `${options.nodeID} events`, logger);
   if (streams) journal.travelBy(streams);
   platform.onRouted(() => {

@@ -12,6 +12,7 @@ import type { Logger, ServiceBroker } from "moleculer";
 import type { EventType } from "../domain/events.ts";
 import { invariant } from "../domain/invariant.ts";
 import type { Database } from "../db/database.ts";
+import type { Failpoints } from "./failpoints.ts";
 import type { EventStreams } from "./jetstream.ts";
 import { StreamLane, type StreamLaneWatch } from "./jetstream-lane.ts";
 import { Publisher } from "./jetstream-publisher.ts";
@@ -54,6 +55,7 @@ export class Journal {
   readonly #served = new Map<Database, Served>();
   readonly #everywhere: Runner[] = [];
   #streams: EventStreams | undefined;
+  #failpoints: Failpoints | undefined;
   #started: Started | undefined;
   #listening: Started | undefined;
   #following: Promise<void> = Promise.resolve();
@@ -64,7 +66,12 @@ export class Journal {
     invariant(this.#started === undefined && this.#listening === undefined, `${consumer.name} subscribes before the relays start`);
     invariant(!this.#consumers.some(({ name }) => name === consumer.name), `${consumer.name} is one event consumer`);
     // Lanes give a consumer the types it named and no others.
-    this.#consumers.push(consumer);
+    this.#consumers.push(this.#failpoints?.consumer(consumer) ?? consumer);
+  }
+
+  /** Tells of each batch that is handed over. Before anybody subscribes. */
+  passBy(failpoints: Failpoints | undefined): void {
+    this.#failpoints = failpoints;
   }
 
   /** Events travel by NATS. Before anything starts. */

@@ -10,6 +10,7 @@ import type { Database } from "../db/database.ts";
 import type { Channels } from "./channels/index.ts";
 import type { Keyspace, Keyspaces } from "../db/keyspaces.ts";
 import { Drainer, type DrainFunction } from "./drain.ts";
+import type { Failpoints } from "./failpoints.ts";
 import { type Command, Mailbox, type MailboxWatch } from "./mailbox.ts";
 import type { Metrics } from "./metrics.ts";
 import type { RedisLink } from "./redis.ts";
@@ -56,6 +57,8 @@ export interface PlatformParts {
   readonly tellDeals?: (change: DealsChanged) => void;
   /** Undefined: nothing is traced. */
   readonly tracing?: Tracing | undefined;
+  /** Unset, as it always is but for tests that kill: nothing is told of the steps that are passed. */
+  readonly failpoints?: Failpoints | undefined;
 }
 
 /** How long a command waits for its shard to arrive in another database; most moves hold it for less than a second. */
@@ -74,6 +77,7 @@ export class Platform {
   readonly stockGate: StockGate;
   readonly #tellDeals: (change: DealsChanged) => void;
   readonly tracing: Tracing | undefined;
+  readonly failpoints: Failpoints | undefined;
   readonly #logger: Logger;
   readonly #kinds = new Map<string, DrainFunction<never, unknown>>();
   readonly #mailboxes = new Map<string, Mailbox>();
@@ -100,6 +104,7 @@ export class Platform {
     this.stockGate = parts.stockGate ?? new LocalStockGate();
     this.#tellDeals = parts.tellDeals ?? (() => undefined);
     this.tracing = parts.tracing;
+    this.failpoints = parts.failpoints;
     this.#logger = parts.logger;
     this.#watch = parts.metrics.mailboxWatch();
   }
@@ -161,7 +166,7 @@ export class Platform {
   offer<I, O>(kind: string, drain: DrainFunction<I, O>): void {
     invariant(!this.#kinds.has(kind), `${kind} is drained by one function`);
     invariant(this.#drainers.size === 0, `${kind} is offered before the first command`);
-    this.#kinds.set(kind, drain);
+    this.#kinds.set(kind, this.failpoints?.drain(kind, drain) ?? drain);
   }
 
   /** Puts a command into its shard's mailbox and waits for its answer. */

@@ -46,6 +46,8 @@ export interface Settings {
   readonly elasticsearchUrl?: string;
   /** Unset: nothing is traced. */
   readonly tracing?: TracingSettings | undefined;
+  /** The step at which this process kills itself: `mixins/failpoints.ts`. For tests; unset: it lives. */
+  readonly failpoint?: string;
 }
 
 export interface ClusterSettings {
@@ -94,8 +96,11 @@ export const VARIABLES: readonly string[] = [
     "CLICKHOUSE_URL",
   ],
   ...["PUBLIC_URL", "SIMPAY_PORT", ...CHANNEL_VARIABLES],
-  ...["ELASTICSEARCH_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG"],
+  ...["ELASTICSEARCH_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG", "FAILPOINT"],
 ];
+
+/** In the words of `mixins/failpoints.ts`. */
+const STEP = /^(before|after) (drain|call|write|commit|events|answer) \S/;
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -119,6 +124,12 @@ export function readSettings(environment: Environment = process.env, { local = f
       'environment: RATE_LIMITS is "off", which is allowed only with the embedded PostgreSQL (KEYSPACES unset) and by npm run cluster',
     );
   }
+  const failpoint = environment["FAILPOINT"];
+  if (failpoint && keyspacesFile !== undefined && !local)
+    throw new StartError(
+      "environment: FAILPOINT is set, which is allowed only with the embedded PostgreSQL (KEYSPACES unset): the server kills itself there",
+    );
+  if (failpoint && !STEP.test(failpoint)) throw wrong("FAILPOINT", failpoint, 'a step such as "after drain payment.decide"');
   const elasticsearchUrl = httpUrl(environment, "ELASTICSEARCH_URL");
   const tracing = tracingSettings(environment);
   const jwtSecret = secret(environment, "JWT_SECRET", 32);
@@ -163,6 +174,7 @@ export function readSettings(environment: Environment = process.env, { local = f
     busBatching,
     ...(redisUrl === undefined ? {} : { redisUrl }),
     ...(elasticsearchUrl === undefined ? {} : { elasticsearchUrl }),
+    ...(failpoint ? { failpoint } : {}),
     ...(tracing === undefined ? {} : { tracing }),
   });
 }

@@ -14,6 +14,7 @@ import { displayName, KeyspacesError, loadKeyspaces, saveKeyspaces, type Keyspac
 import { migrate, MigrationError } from "../db/migrate.ts";
 import { makeDatabases } from "../db/new-databases.ts";
 import { makeChannels, type ChannelSettings } from "../mixins/channels/index.ts";
+import { Failpoints } from "../mixins/failpoints.ts";
 import { newestKeyspaces } from "../db/routing.ts";
 import { makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { ManifestError } from "../regions/registry.ts";
@@ -149,8 +150,8 @@ async function start(
     settings: {
       user: { jwtSecret, adminPassword: of.adminPassword },
       ...searchSettings(settings),
-      wallet: { testChannel: of.embedded },
-      settlement: { testChannel: of.embedded },
+      wallet: { testChannel: of.embedded || local },
+      settlement: { testChannel: of.embedded || local },
       gateway: {
         ...{ jwtSecret, port: settings.port, host: settings.host, rateLimits: settings.rateLimits },
         trustedProxies: settings.trustedProxies,
@@ -172,8 +173,16 @@ const common = (settings: Settings) => ({
   regionsFile: join(root, "regions", "manifest.yaml"),
   ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
   batching: settings.busBatching,
+  ...(settings.failpoint === undefined ? {} : { failpoints: new Failpoints(dieAt(settings.failpoint)) }),
   tracing: settings.tracing,
 });
+
+/** As if the power had gone: nothing is flushed, nothing is told. */
+const dieAt =
+  (failpoint: string) =>
+  (step: string): void => {
+    if (step === failpoint) process.kill(process.pid, "SIGKILL");
+  };
 
 const searchSettings = ({ elasticsearchUrl: node }: Settings) =>
   node === undefined ? {} : { search: { elasticsearch: { node } }, "search-index": { elasticsearch: { node } } };

@@ -106,6 +106,20 @@ test("batching on the bus can be switched off where there is a bus, and is on", 
   assert.equal(refusal({ BUS_BATCHING: "no" }), 'environment: BUS_BATCHING is "no", allowed: on, off');
 });
 
+test("only a server of a test's may be told to kill itself", () => {
+  const failpoint = "after drain payment.decide";
+  assert.equal(readSettings({ FAILPOINT: failpoint }).failpoint, failpoint);
+  assert.equal(readSettings({ FAILPOINT: failpoint, KEYSPACES: import.meta.filename }, { local: true }).failpoint, failpoint);
+  assert.equal(
+    refusal({ FAILPOINT: failpoint, KEYSPACES: import.meta.filename }),
+    "environment: FAILPOINT is set, which is allowed only with the embedded PostgreSQL (KEYSPACES unset): the server kills itself there",
+  );
+  assert.equal(
+    refusal({ FAILPOINT: "payment.decide" }),
+    'environment: FAILPOINT is "payment.decide", allowed: a step such as "after drain payment.decide"',
+  );
+});
+
 test("every variable that is read is on the list that deployments are held to", () => {
   const read = new Set<string>();
   readSettings(new Proxy({}, { get: (_, name) => void read.add(String(name)) }));

@@ -115,7 +115,8 @@ function build(this: This): void {
   const aliases: Record<string, Serve> = {};
   const add = (method: string, path: string, action: string, serve: Serve): void => {
     aliases[`${method} ${path.replaceAll(/\{(\w+)\}/g, ":$1")}`] = serve;
-    this.dispatcher.add(method, path, action, serve);
+    const passed = method === "POST" ? platform.failpoints?.answer(`${method} ${path}`, serve) : undefined;
+    this.dispatcher.add(method, path, action, passed ?? serve);
   };
   for (const contract of REST_CONTRACTS) add(contract.rest.method, fullPath(contract.rest), contract.name, serveContract(door, contract));
   for (const route of RAW_ROUTES)

@@ -130,17 +130,13 @@ export async function findMoved(
   return rows;
 }
 
-/** Matches this database's part; a part that is matched already is only read. */
+/** Matches this database's part, in a transaction that is its caller's; a part that is matched already is only read. */
 export async function matchPart(client: pg.Client, match: Match): Promise<readonly ClassCount[]> {
   const { statementId, channel, day, city, source } = match;
-  await client.query("begin");
   const done = await client.query<{ counts: readonly ClassCount[] }>("select counts from recon_parts where statement_id = $1", [
     statementId,
   ]);
-  if (done.rows[0]) {
-    await client.query("commit");
-    return done.rows[0].counts;
-  }
+  if (done.rows[0]) return done.rows[0].counts;
   if (city === 0) await client.query(JUDGE_STRAYS, [statementId]);
   else await client.query(JUDGE, await boundsOf(client, match));
   await client.query(KEEP, [statementId, channel, day, city]);
@@ -148,7 +144,6 @@ export async function matchPart(client: pg.Client, match: Match): Promise<readon
   if (source === "STATEMENT") await client.query(SUPERSEDE, [statementId, channel, day]);
   const { rows } = await client.query<ClassCount>(COUNT);
   await client.query("insert into recon_parts (statement_id, counts) values ($1, $2)", [statementId, JSON.stringify(rows)]);
-  await client.query("commit");
   return rows;
 }
 

@@ -11,6 +11,7 @@ import { isId, shardOf, type Shard } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import type { Database } from "../../db/database.ts";
 import { reportClient } from "../../db/report.ts";
+import { commit, type Failpoints } from "../../mixins/failpoints.ts";
 import type { Platform } from "../../mixins/platform.ts";
 
 /** Long enough for an upload over a slow line; the connection is watched meanwhile. */
@@ -99,9 +100,11 @@ export class Stage {
   readonly #statementId: string;
   readonly #route: Route;
   readonly #copies: ReadonlyMap<Database, Copy>;
+  readonly #failpoints: Failpoints | undefined;
   lines = 0;
 
-  private constructor(statementId: string, route: Route, copies: ReadonlyMap<Database, Copy>) {
+  private constructor(statementId: string, route: Route, copies: ReadonlyMap<Database, Copy>, failpoints: Failpoints | undefined) {
+    this.#failpoints = failpoints;
     this.#statementId = statementId;
     this.#route = route;
     this.#copies = copies;
@@ -116,7 +119,7 @@ export class Stage {
       await endAll(copies.values());
       throw error;
     }
-    return new Stage(statementId, routeOf(platform, home), copies);
+    return new Stage(statementId, routeOf(platform, home), copies, platform.failpoints);
   }
 
   add(line: StatementLine): Promise<void> | undefined {
@@ -133,7 +136,7 @@ export class Stage {
     try {
       for (const copy of this.#copies.values()) await copy.end();
       for (const { client } of this.#copies.values()) {
-        await client.query("commit");
+        await commit(this.#failpoints, "recon.stage", client);
         // A statement is as large as it is once: no autovacuum comes in time to tell the planner.
         await client.query(`analyze ${partitionOf(this.#statementId)}`);
       }

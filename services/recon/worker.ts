@@ -9,6 +9,7 @@ import { shardOf, type Id, USER_CITY } from "../../domain/ids.ts";
 import { RECON_CLASSES } from "../../domain/recon/difference.ts";
 import type { Database } from "../../db/database.ts";
 import { call } from "../../mixins/contract.ts";
+import { commit } from "../../mixins/failpoints.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import { matchPart } from "./match.store.ts";
 import { bookDifferences, repairDifference } from "./recon.contract.ts";
@@ -142,7 +143,10 @@ export class ReconWorker {
     const client = stageClient(database);
     await client.connect();
     try {
-      return await matchPart(client, { statementId, channel, source, day, from, to, came, kinds, city: database.city });
+      await client.query("begin");
+      const counts = await matchPart(client, { statementId, channel, source, day, from, to, came, kinds, city: database.city });
+      await commit(this.#platform.failpoints, "recon.match", client);
+      return counts;
     } finally {
       await client.end();
     }

@@ -107,7 +107,7 @@ const LOOKS_AT_ONCE = 16;
 
 /** A merchant with deals on sale, made as their owner would. */
 export async function openBar(
-  server: ClusterServer,
+  server: Pick<Server, "insist">,
   admin: string,
   count: number,
   stock = 1_000_000,

@@ -28,6 +28,11 @@ export class Server {
   /** What is started, and what its door speaks. */
   protected readonly script: string = "scripts/start.ts";
   protected readonly scheme: "http" | "https" = "http";
+  /** How it is started; a subclass may say more each time. */
+  protected parameters: readonly string[] = [];
+  /** A payment that a killed process left undecided ends 20 s later; one that is hit three times in a row needs more than a minute. */
+  protected readonly patienceMs: number = 100_000;
+  protected more: Readonly<Record<string, string>> = {};
   readonly #environment: Readonly<Record<string, string>>;
   #port = 0;
   #process: ChildProcess | undefined;
@@ -48,25 +53,31 @@ export class Server {
     return this.#process?.pid ?? 0;
   }
 
-  /** On a port of its own, which it keeps over restarts. */
-  async start(withinMs?: number): Promise<void> {
+  /** A port of its own, which it keeps over restarts. */
+  async port(): Promise<number> {
     if (this.#port === 0) this.#port = await freePort();
+    return this.#port;
+  }
+
+  async start(withinMs?: number): Promise<void> {
+    await this.port();
     mkdirSync(this.dataDir, { recursive: true, mode: 0o711 });
     writeFileSync(join(this.dataDir, "samples-loaded"), "none: a test\n");
-    this.#spawn();
+    this.spawn();
     await this.ready(withinMs);
   }
 
-  #spawn(): void {
-    const child = spawn(process.execPath, [this.script], {
+  protected spawn(): ChildProcess {
+    const child = spawn(process.execPath, [this.script, ...this.parameters], {
       cwd: root,
-      env: { ...process.env, ...this.#environment, PORT: String(this.#port) },
+      env: { ...process.env, ...this.#environment, ...this.more, PORT: String(this.#port) },
       stdio: ["ignore", "pipe", "pipe"],
     });
     const keep = (chunk: Buffer): void => void (this.output = (this.output + chunk.toString("utf8")).slice(-20_000));
     child.stdout?.on("data", keep);
     child.stderr?.on("data", keep);
     this.#process = child;
+    return child;
   }
 
   /** Waits until `/readyz` says 200. */
@@ -94,7 +105,7 @@ export class Server {
 
   async killAndRestart(): Promise<void> {
     await this.kill();
-    this.#spawn();
+    this.spawn();
   }
 
   /** SIGKILL to the process that was started, and to no other. */
@@ -139,8 +150,7 @@ export class Server {
   /** What a careful client does: the same request with the same key until there is an answer that is not "later". */
   async insist(method: "GET" | "POST", path: string, ask: Ask = {}): Promise<Reply> {
     const key = ask.key ?? randomUUID();
-    // A payment that a killed process left undecided ends 20 s later; one that is hit three times in a row needs more than a minute.
-    const end = performance.now() + 100_000;
+    const end = performance.now() + this.patienceMs;
     let last: unknown;
     for (;;) {
       const reply = await this.ask(method, path, { ...ask, key }).catch((error: unknown) => void (last = String(error)));
@@ -148,7 +158,7 @@ export class Server {
       if (reply && ![429, 502, 503, 504].includes(reply.status)) return reply;
       assert.ok(
         performance.now() < end,
-        `${method} ${path} is answered within 100 s, not ${JSON.stringify(last)}; the server said:\n${this.output}`,
+        `${method} ${path} is answered within ${this.patienceMs} ms, not ${JSON.stringify(last)}; the server said:\n${this.output}`,
       );
       await sleep(100);
     }
