@@ -48,9 +48,9 @@ const PARTITION = /_\$1\b/g;
 const variants = new WeakMap<Statement, Statement[] | "none">();
 
 /**
- * These connections run short statements by key and nothing else, so scans and hashes of whole tables are priced out. A plan is kept (after five
- * executions, PostgreSQL's default) until an ANALYZE of its table, so it must be one that is right for an empty table and a full one:
- * `tests/plans.test.ts` compares them.
+ * These connections run short statements by key and nothing else, so scans and hashes of whole tables are priced out. A plan is made once and kept
+ * until an ANALYZE of its table, so it must be one that is right for an empty table and a full one: `tests/plans.test.ts` compares them. PostgreSQL
+ * would plan the first five executions for their values, and a sweep over sixteen partitions each time, which took longer than running it.
  * For a set of keys that is still not enough: from a slot it believes small PostgreSQL reads all of it (an index on `slot` does it) rather
  * than look keys up: 2,300 ms for 256 keys among 20,000 rows. So statements over sets of keys are written as
  *     from unnest($2, …) as k(…) cross join lateral (select … from t_$1 where slot = $1 and key = k.key offset 0 | for update) r
@@ -62,7 +62,7 @@ const variants = new WeakMap<Statement, Statement[] | "none">();
  */
 const SESSION =
   `-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off -c enable_memoize=off -c random_page_cost=1.1 ` +
-  `-c jit=off -c timezone=UTC -c lock_timeout=${LIMITS.lockWaitMs} -c statement_timeout=${LIMITS.statementMs} ` +
+  `-c plan_cache_mode=force_generic_plan -c jit=off -c timezone=UTC -c lock_timeout=${LIMITS.lockWaitMs} -c statement_timeout=${LIMITS.statementMs} ` +
   `-c idle_in_transaction_session_timeout=${LIMITS.transactionIdleMs}`;
 
 /**
@@ -72,9 +72,6 @@ const SESSION =
 const LANES = 3;
 /** For everything else: reads, sweeps, what background work writes. */
 const CONNECTIONS_MAX = 3;
-/** Every statement of a drain names its partition, and its plan is right for an empty one and a full one (docs/decisions/0003): planning it anew five times first, as PostgreSQL does, is for nothing. */
-const LANE_SESSION = `${SESSION} -c plan_cache_mode=force_generic_plan`;
-
 /** One connection and the turns at it. */
 interface Lane {
   readonly pool: pg.Pool;
@@ -82,11 +79,11 @@ interface Lane {
   last: Promise<void>;
 }
 
-function makePool(options: { url: string; onError: (error: Error) => void }, session: string, max: number): pg.Pool {
+function makePool(options: { url: string; onError: (error: Error) => void }, max: number): pg.Pool {
   const pool = new pg.Pool({
     connectionString: options.url,
     application_name: "tuanbar",
-    options: session,
+    options: SESSION,
     max,
     idleTimeoutMillis: 30_000,
     connectionTimeoutMillis: 3_000,
@@ -113,8 +110,8 @@ export class Database implements Queryable {
     this.city = options.city;
     this.#slots = options.slots;
     this.url = options.url;
-    this.#pool = makePool(options, SESSION, CONNECTIONS_MAX);
-    this.#lanes = Array.from({ length: LANES }, () => ({ pool: makePool(options, LANE_SESSION, 1), last: Promise.resolve() }));
+    this.#pool = makePool(options, CONNECTIONS_MAX);
+    this.#lanes = Array.from({ length: LANES }, () => ({ pool: makePool(options, 1), last: Promise.resolve() }));
   }
 
   /** The slots it serves by the routing table in force. */
