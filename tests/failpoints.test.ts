@@ -35,7 +35,7 @@ test("a drain passes before its commit and after it, ahead of whatever it tells 
 test("every call to a channel has its steps, also one that fails", async () => {
   const passed: string[] = [];
   const failpoints = new Failpoints((step) => passed.push(step));
-  const channels = makeChannels({ simpay: { url: "http://127.0.0.1:1", secret: "x".repeat(32) } }, "http://127.0.0.1:2");
+  const channels = await makeChannels({ simpay: { url: "http://127.0.0.1:1", secret: "x".repeat(32) } }, "http://127.0.0.1:2");
   const simpay = failpoints.channels(channels).get("simpay");
   const outcome: Outcome<unknown> | undefined = await simpay?.query("1");
   assert.equal(outcome?.kind, "unknown");

@@ -139,7 +139,7 @@ export class Town {
       services: SERVICES,
       trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
       logLevel: "fatal",
-      channels: makeChannels({ simpay: { url: this.simpay.url, secret: SIMPAY_SECRET } }, this.#server.base),
+      channels: await makeChannels({ simpay: { url: this.simpay.url, secret: SIMPAY_SECRET } }, this.#server.base),
       settings: {
         user: { jwtSecret: JWT_SECRET, adminPassword: ADMIN_PASSWORD },
         wallet: { testChannel: true },
