@@ -6,6 +6,7 @@
 import { createServer } from "node:net";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -32,6 +33,12 @@ let stopping = false;
 
 const local = process.argv.includes("--local");
 
+/** Told to stop while it starts. */
+class Stopped extends Error {}
+const goOn = (): void => {
+  if (stopping) throw new Stopped();
+};
+
 async function main(): Promise<void> {
   const settings = readSettings(process.env, { local });
   await portIsFree(settings);
@@ -51,6 +58,7 @@ async function clusterNode(settings: Settings, { nats, nodeId, services }: Clust
   const configured = settings.keyspacesFile ?? "";
   const keyspaces = await newestKeyspaces(loadKeyspaces(configured), (database) => database);
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(name, keyspace, displayName(name))));
+  goOn();
   const node = await makeNode({
     nodeID: nodeId,
     keyspaces,
@@ -93,13 +101,16 @@ async function alone(settings: Settings): Promise<void> {
   const urlOf = (database: string): string => (URL.canParse(database) ? database : (postgres?.url(database) ?? database));
   const keyspaces = await newestKeyspaces(configured, urlOf);
   await Promise.all(keyspaces.databases().map(({ name, keyspace }) => migrate(urlOf(name), keyspace, displayName(name))));
+  goOn();
   const firstPassword = settings.adminPassword === undefined && !existsSync(join(dataDir.path, "secrets", "admin-password"));
   const adminPassword = settings.adminPassword ?? dataDir.secret("admin-password");
   const node = await start(settings, { dataDir, channels, keyspaces, urlOf, adminPassword, embedded: isEmbedded });
   const copyTable = (): void => saveKeyspaces(join(dataDir.path, "keyspaces.yaml"), node.platform.keyspaces);
   copyTable();
   node.platform.onRouted(copyTable);
+  goOn();
   if (postgres) await samples(node, dataDir);
+  goOn();
   banner(settings, { simpay: channels.simpay?.url, adminPassword: firstPassword ? adminPassword : undefined, embedded: isEmbedded });
   if (settings.repl === "on") await openRepl(node);
 }
@@ -241,8 +252,13 @@ function banner(settings: Settings, of: { simpay: string | undefined; adminPassw
   process.stdout.write(`${lines.join("\n")}\n`);
 }
 
+/** A start takes seconds; one that takes longer waits for something that may never come. */
+const START_MS_MAX = 30_000;
+
 async function stop(code: number): Promise<never> {
   stopping = true;
+  // What is half started cannot be stopped in order: the step under way ends, and the next does not begin.
+  await Promise.race([starting, sleep(START_MS_MAX)]);
   for (const { name, stop: end } of started.toReversed()) {
     try {
       await end();
@@ -264,7 +280,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
 // The supervisor is gone, whatever became of it: nobody would stop this node any more.
 if (local) process.once("disconnect", () => void stop(1));
 
-main().catch((error: unknown) => {
+const starting = main().catch((error: unknown) => {
   if (stopping) return;
   const known = oneLine(error);
   process.stderr.write(known ? `${known.message}\n` : `${error instanceof Error ? error.stack : String(error)}\n`);
