@@ -7,6 +7,7 @@ import { describe, test } from "node:test";
 import { Ajv } from "ajv";
 import { parse } from "yaml";
 import { parseKeyspaces } from "../db/keyspaces.ts";
+import { CHANNEL_VARIABLES } from "../scripts/channel-settings.ts";
 import { VARIABLES } from "../scripts/settings.ts";
 import { buildOverlay, ofKind, root } from "./support/manifests.ts";
 
@@ -33,6 +34,8 @@ const FILES = ["docker-compose.yml", "docker-compose.dev.yml"] as const;
 const read = (file: string): Compose => parse(text(file), { merge: true }) as Compose;
 const cluster = read("docker-compose.yml");
 const dev = read("docker-compose.dev.yml");
+/** Each also has a form with _FILE, for whoever mounts files. */
+const CHANNELS = ["PUBLIC_URL", ...CHANNEL_VARIABLES.filter((name) => !name.endsWith("_FILE"))];
 const isNode = ([, { environment }]: [string, ComposeService]): boolean => environment?.["SERVICES"] !== undefined;
 
 for (const file of FILES) {
@@ -55,7 +58,8 @@ for (const file of FILES) {
       }
       for (const [name, service] of Object.entries(read(file).services))
         for (const [variable, value] of Object.entries(service.environment ?? {}))
-          if (/PASSWORD|SECRET|_URL$/.test(variable)) assert.match(value, /^$|\$\{\w+:[?-]\}/, `${name}: ${variable}`);
+          if (/PASSWORD|SECRET/.test(variable) || (variable.endsWith("_URL") && value.includes("@")))
+            assert.match(value, /^$|\$\{\w+:[?-]\}/, `${name}: ${variable}`);
     });
 
     test("mounts files that exist and volumes that are declared, and listens on loopback but for nginx", () => {
@@ -82,6 +86,11 @@ test("compose starts two gateways, three workers and a node for jobs, with setti
       Object.keys(node.environment ?? {}).filter((variable) => !VARIABLES.includes(variable)),
       [],
       name,
+    );
+    assert.deepEqual(
+      CHANNELS.filter((variable) => !(variable in (node.environment ?? {}))),
+      [],
+      `${name} is told what there is to know of channels`,
     );
     assert.equal(node.read_only, true);
     assert.deepEqual(node.cap_drop, ["ALL"]);

@@ -104,6 +104,8 @@ for (const overlay of ["dev", "prod"]) {
         assert.equal(container?.env?.find((variable) => variable.name === "SERVICES")?.value, name);
         assert.ok(container?.startupProbe && container.livenessProbe && container.readinessProbe, name);
         assert.ok(spec["topologySpreadConstraints"], name);
+        // Also the gateways: they check the signatures of what channels tell.
+        assert.deepEqual(container?.envFrom, [{ secretRef: { name: "channels", optional: true } }], name);
       }
       const [keyspaces] = ofKind(manifests, "ConfigMap").filter(({ metadata }) => metadata.name.startsWith("keyspaces-"));
       const table = parseKeyspaces(keyspaces?.data?.["keyspaces.yaml"] ?? "");
@@ -132,6 +134,25 @@ for (const overlay of ["dev", "prod"]) {
         ...["prometheus → gateway:3000", "prometheus → jobs:3000", "prometheus → worker:3000"],
         ...["worker → nats:4222", "worker → otel-collector:4318", "worker → postgres:5432", "worker → redis:6379"],
       ]);
+    });
+
+    test("payment channels are called by workers and jobs and by nobody else, by name where the network reads names", () => {
+      const callers = templates(manifests).flatMap(([name, { metadata }]) =>
+        metadata.labels["tuanbar.io/channels"] === "true" ? name : [],
+      );
+      assert.deepEqual(callers.toSorted(), ["jobs", "worker"]);
+      const policies = manifests.filter(({ kind, metadata }) => kind.endsWith("NetworkPolicy") && metadata.name === "channels");
+      assert.deepEqual(
+        policies.map(({ kind }) => kind),
+        [overlay === "prod" ? "CiliumNetworkPolicy" : "NetworkPolicy"],
+      );
+      const outside = ofKind(manifests, "NetworkPolicy").filter(({ spec }) =>
+        spec.egress?.some(({ to }) => to === undefined || to.some(({ ipBlock }) => ipBlock)),
+      );
+      assert.deepEqual(
+        outside.map(({ metadata }) => metadata.name),
+        [overlay === "prod" ? "postgres-instances" : "channels"],
+      );
     });
 
     test("names are looked up in the cluster's own DNS and nowhere else", () => {
@@ -203,6 +224,7 @@ function secretsOf(manifests: readonly Manifest[]): Set<string> {
   const names = templates(manifests).flatMap(([, { spec }]) => [
     ...(spec.volumes ?? []).flatMap(({ secret }) => (secret ? [secret.secretName] : [])),
     ...spec.containers.flatMap(({ env = [] }) => env.flatMap(({ valueFrom }) => valueFrom?.secretKeyRef?.name ?? [])),
+    ...spec.containers.flatMap(({ envFrom = [] }) => envFrom.flatMap(({ secretRef }) => secretRef?.name ?? [])),
   ]);
   return new Set(names);
 }

@@ -13,6 +13,7 @@ export interface Container {
     readonly value?: string;
     readonly valueFrom?: { readonly secretKeyRef?: { readonly name: string } };
   }[];
+  readonly envFrom?: readonly { readonly secretRef?: { readonly name: string; readonly optional?: boolean } }[];
   readonly resources?: { readonly requests?: object; readonly limits?: { readonly memory?: string } };
   readonly securityContext?: Readonly<Record<string, unknown>> & { readonly capabilities?: { readonly drop?: readonly string[] } };
   readonly readinessProbe?: object;
@@ -32,6 +33,7 @@ interface Selector {
   readonly matchLabels?: Labels;
 }
 export interface Peer {
+  readonly ipBlock?: { readonly cidr: string; readonly except?: readonly string[] };
   readonly podSelector?: Selector;
   readonly namespaceSelector?: Selector;
 }
