@@ -1,5 +1,5 @@
 /** What a bar's tables are asked, and how time passes in them. */
-import type { Statement } from "../../../db/database.ts";
+import { isContention, type Statement } from "../../../db/database.ts";
 import type { Id } from "../../../domain/ids.ts";
 
 const statements = new Map<string, Statement>();
@@ -8,6 +8,18 @@ export function named(text: string): Statement {
   const made = statements.get(text) ?? { name: `life/${statements.size}`, text };
   statements.set(text, made);
   return made;
+}
+
+const TRIES_MAX = 20;
+/** Time passes behind the program's back, with rows a drain may be holding; a drain would try again too. */
+export async function untilFree<R>(run: () => Promise<R>): Promise<R> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await run();
+    } catch (error) {
+      if (!isContention(error) || tries === TRIES_MAX) throw error;
+    }
+  }
 }
 
 export interface Raw {

@@ -22,7 +22,7 @@ import { getWallet, topUp } from "../../../services/wallet/wallet.contract.ts";
 import { makeDeal } from "../deals.ts";
 import { callAs, caller } from "../node.ts";
 import { OURS, differences, type Ours } from "../witness.ts";
-import { AGE, BOOKED, LEFT, LOOK, named, QUIET, type Raw, TALLY, TERMS } from "./bar.sql.ts";
+import { AGE, BOOKED, LEFT, LOOK, named, QUIET, type Raw, TALLY, TERMS, untilFree } from "./bar.sql.ts";
 import { DEAL, POOR, SHOPPERS, WALLET_FEN, type Life, type Order, type Seen, type Terms, type Way } from "./model.ts";
 import type { Held, Lane, Town } from "./town.ts";
 
@@ -128,10 +128,13 @@ export class Bar {
   }
   /** So many minutes have passed since the redemptions of an order, as only somebody with the database's password could have it. */
   async age(index: number, minutes: number): Promise<void> {
-    await this.lane.node.platform.databaseOf(this.#shard).transaction(async (tx) => {
-      for (const statement of AGE)
-        await tx.query(statement, [this.#shard.slot, this.#order(index), minutes].slice(0, statement === QUIET ? 0 : 3));
-    });
+    const database = this.lane.node.platform.databaseOf(this.#shard);
+    const values = [this.#shard.slot, this.#order(index), minutes];
+    await untilFree(() =>
+      database.transaction(async (tx) => {
+        for (const statement of AGE) await tx.query(statement, statement === QUIET ? [] : values);
+      }),
+    );
   }
   async settle(index: number): Promise<void> {
     await this.age(index, 121);
@@ -387,7 +390,8 @@ export class Bar {
     return call(this.lane.node.broker, action, { ...this.#shard, ids: [...ids] });
   }
   #rows<Row extends object>(text: string, values: readonly unknown[]): Promise<Row[]> {
-    return this.lane.node.platform.databaseOf(this.#shard).query<Row>(named(text), [this.#shard.slot, ...values]);
+    const database = this.lane.node.platform.databaseOf(this.#shard);
+    return untilFree(() => database.query<Row>(named(text), [this.#shard.slot, ...values]));
   }
   async #run(text: string, values: readonly unknown[]): Promise<void> {
     await this.#rows(text, values);
