@@ -1,5 +1,5 @@
 /**
- * The process is killed at every step of every path, each by a kill of its own (`mixins/failpoints.ts` says what a step is). The list is what a
+ * The process is killed at every step of every path that money takes, each by a kill of its own (`mixins/failpoints.ts` says what a step is). The list is what a
  * rehearsal finds: everything a whole node was put together from, and every statement that was a transaction of its own. After each walk, whoever was
  * killed on it: nothing is under way any more, the invariants hold, and simpay's own log tells of the same money as we do.
  *
@@ -21,6 +21,7 @@ const ELSEWHERE: readonly (readonly [step: RegExp, why: string])[] = [
     /^after answer POST \/api\/v1\/ops\/(shards|search|regions|dead-letters)\//,
     "an operator's: tests/cluster/shards.*, search, regions, dead-letters",
   ],
+  [/^after answer POST \/api\/v1\/ops\/attention\/\{id\}\/retry$/, "makes an attempt due, which it would be soon: tests/attention.test.ts"],
 ];
 /** Statements that write and that no walk sends. */
 const UNSENT: Readonly<Record<string, string>> = {
@@ -141,7 +142,7 @@ function chainsOf(passedBy: ReadonlyMap<string, ReadonlySet<string>>): Chain[] {
     for (const step of steps) taken.add(step);
     return { walk, steps };
   })
-    .filter(({ steps }) => steps.length > 0)
+    .filter(({ walk, steps }) => walk.ofMoney !== false && steps.length > 0)
     .toSorted((a, b) => b.steps.length - a.steps.length);
 }
 

@@ -9,7 +9,7 @@ import { reached } from "../support/life/steps.ts";
 
 const LIVES = 1_000;
 
-test(`${LIVES} lives, with crashes, agree with a model to the fen`, { timeout: 390_000 }, async (t) => {
+test(`${LIVES} lives, with crashes, agree with a model to the fen`, { timeout: 900_000 }, async (t) => {
   const { seed } = await liveAll({ lives: LIVES, lanes: 8, steps: 8, crashes: 3 });
   t.diagnostic(`SEED=${seed} and on: ${JSON.stringify(Object.fromEntries(reached))}`);
   if (process.env["SEED"] !== undefined) return;

@@ -15,6 +15,8 @@ export interface Walk {
   /** Before the server starts. */
   readonly prepare?: (town: Town) => Promise<unknown>;
   readonly walk: (town: Town) => Promise<void>;
+  /** False: no money is on it. It is rehearsed, so that no step is forgotten, and not struck: its thirty kills are two minutes of a CI run. */
+  readonly ofMoney?: false;
 }
 interface Order {
   readonly id: Id;
@@ -124,6 +126,7 @@ export const WALKS: readonly Walk[] = [
   },
   {
     name: "a bar opens and sells",
+    ofMoney: false,
     async walk(town) {
       const [username, password] = [`boss-${randomUUID().slice(0, 8)}`, "failpoint-boss-1"];
       // A second attempt finds the name taken, by the first.
