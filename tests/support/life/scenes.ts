@@ -83,6 +83,9 @@ const changesHisMind = fc
     ...(heard ? [new Hear(0, "often")] : []),
   ]);
 const uses = fc.tuple(which, fc.nat(2)).map(([n, unit]) => [new Redeem(n, unit), new Settle(n)]);
+const isMistaken = fc
+  .tuple(which, fc.nat(2), fc.boolean())
+  .map(([n, unit, again]) => [new Redeem(n, unit), new Reverse(n, unit), ...(again ? [new Redeem(n, unit)] : [])]);
 const regrets = fc
   .tuple(which, fc.nat(2), fc.boolean())
   .map(([n, unit, agreed]) => [
@@ -97,13 +100,14 @@ export const lives = (steps: number, crashes: number): fc.Arbitrary<readonly Com
   fc
     .array(
       fc.oneof(
-        { weight: 50 - crashes, arbitrary: step.map((one): Command[] => [one]) },
+        { weight: 44 - crashes, arbitrary: step.map((one): Command[] => [one]) },
         { weight: 8, arbitrary: weather.map((one): Command[] => [one]) },
         { weight: 10, arbitrary: buys },
         { weight: 10, arbitrary: buysOutside },
         { weight: 6, arbitrary: gathers },
         { weight: 5, arbitrary: changesHisMind },
         { weight: 8, arbitrary: uses },
+        { weight: 6, arbitrary: isMistaken },
         { weight: 8, arbitrary: regrets },
         { weight: crashes, arbitrary: fc.tuple(step, fc.nat(14)).map(([during, ms]): Command[] => [new Crash(during, ms)]) },
       ),
