@@ -67,11 +67,13 @@ const SESSION =
 
 /**
  * Drains run on lanes: a lane is one connection, and slots are dealt over them. A slot's statements are planned and kept in one session, not in each
- * of a pool's (in 24 sessions they were 667 MB), and shards take turns, so that one that waits gathers a larger batch. More lanes would only queue inside PostgreSQL, where nobody can shed them.
+ * of a pool's (in 24 sessions they were 667 MB), and shards take turns, so that one that waits gathers a larger batch. More lanes would only queue
+ * inside PostgreSQL, where nobody can shed them.
  */
 const LANES = 3;
 /** For everything else: reads, sweeps, what background work writes. */
 const CONNECTIONS_MAX = 3;
+
 /** One connection and the turns at it. */
 interface Lane {
   readonly pool: pg.Pool;

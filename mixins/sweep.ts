@@ -1,7 +1,8 @@
 /**
  * A sweep: every second, what is due in the slots that are this node's is looked up and handed to their shard's action in batches. One sweep at a
  * time, all databases side by side: what is due in one does not wait for another's. One that cannot be reached is tried again at the next. Whose a
- * slot is, is where its calls go: each slot is swept by one node and acted on there. While nodes come and go two may sweep one slot, or none for a moment: acting twice on one row does nothing.
+ * slot is, is where its calls go: each slot is swept by one node and acted on there. While nodes come and go two may sweep one slot, or none for a
+ * moment: acting twice on one row does nothing.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Service, ServiceBroker } from "moleculer";
@@ -58,7 +59,7 @@ export function sweep(
   };
   const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal }).catch(() => undefined);
   const run = async (): Promise<void> => {
-    // Each at a moment of its own: nine sweeps at once take all connections of a database, and plan their look-ups anew in each of them.
+    // Each at a moment of its own: nine sweeps at once take all connections of a database, and every one of these then keeps the plans of all nine.
     await pause(Math.random() * EVERY_MS);
     while (!stopping.signal.aborted) {
       await Promise.all([...platform.databases.values()].filter(({ city }) => platform.servesCity(city)).map(all));

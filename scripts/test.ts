@@ -16,9 +16,8 @@ const MEMORY = "/dev/shm";
 const LARGEST_BYTES = 5 * 2 ** 30;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const [first, ...others] = process.argv.slice(2);
-const ofCluster = first === "--cluster";
-const asked = ofCluster || first === undefined ? others : [first, ...others];
+const ofCluster = process.argv[2] === "--cluster";
+const asked = process.argv.slice(ofCluster ? 3 : 2);
 const files = asked.length > 0 ? asked : globSync(ofCluster ? "tests/cluster/*.test.ts" : "tests/*.test.ts", { cwd: root }).toSorted();
 const needsTheMachine = (file: string): boolean => /\bnew ClusterServer\(/.test(readFileSync(join(root, file), "utf8"));
 

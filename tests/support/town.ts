@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
@@ -103,7 +103,6 @@ export class Town {
       .reduce((text, { name }) => text.replace(name, JSON.stringify(keyspaces.urlOf(name))), keyspaces.keyspaces.yaml);
     const simpay = await testSimpay();
     const dataDir = mkdtempSync(join(tmpdir(), "tuanbar-failpoints-"));
-    mkdirSync(dataDir, { recursive: true });
     writeFileSync(join(dataDir, "routing.yaml"), yaml);
     const mortal = new Mortal({
       DATA_DIR: dataDir,
@@ -114,8 +113,6 @@ export class Town {
       LOG_LEVEL: "error",
       SIMPAY_URL: simpay.url,
       SIMPAY_SECRET,
-      // A start is half compiling; all of these are of one program.
-      NODE_COMPILE_CACHE: join(tmpdir(), "tuanbar-failpoints-cache"),
     });
     await mortal.port();
     const admin = await tokenOf(userId(1), ["admin"]);
