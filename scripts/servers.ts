@@ -2,6 +2,7 @@
 import { execFile } from "node:child_process";
 import { access, constants } from "node:fs/promises";
 import { delimiter, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { StartError } from "./start-error.ts";
 
@@ -11,6 +12,9 @@ const run = promisify(execFile);
 /** Debian keeps servers where an ordinary user's PATH does not look. */
 const SYSTEM_FOLDERS = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/usr/bin"];
 const INSTALL_MS_MAX = 180_000;
+/** What apt-get says when another one is at work: it waits for nobody's lists. */
+const LOCKED = /unable to (acquire|lock)|could not get lock/i;
+const LOCKED_AGAIN_MS = 500;
 
 /** The path of a server's program: on the PATH, else installed as a Debian package by root, else a StartError that says how to get it. */
 export async function findServer(name: ServerName): Promise<string> {
@@ -20,15 +24,28 @@ export async function findServer(name: ServerName): Promise<string> {
   const how = `install it (Debian: apt-get install ${name}) and run this again`;
   if (apt === undefined || process.getuid?.() !== 0) throw new StartError(`${name} is not there: ${how}`);
   process.stderr.write(`installing ${name} (apt-get install ${name})\n`);
-  const options = { timeout: INSTALL_MS_MAX, env: { ...process.env, DEBIAN_FRONTEND: "noninteractive", RUNLEVEL: "1" } };
-  try {
-    await run(apt, ["-q", "update"], options);
-    await run(apt, ["-q", "install", "-y", "--no-install-recommends", name], options);
-  } catch (error) {
+  const error = await install(apt, name);
+  if (error !== undefined) {
     const said = (error as { stderr?: string }).stderr?.trim().split("\n").at(-1) ?? String(error);
     throw new StartError(`${name} cannot be installed (${said}): ${how}`, { cause: error });
   }
   return (await look(name)) ?? fail(`${name} was installed and is not found: ${how}`);
+}
+
+/** Resolves with what went wrong. A cluster wants three servers at once, and tests beside it others: each waits until the one before has installed its own. */
+async function install(apt: string, name: ServerName): Promise<unknown> {
+  const options = { timeout: INSTALL_MS_MAX, env: { ...process.env, DEBIAN_FRONTEND: "noninteractive", RUNLEVEL: "1" } };
+  const untilMs = performance.now() + INSTALL_MS_MAX;
+  for (;;) {
+    try {
+      await run(apt, ["-q", "update"], options);
+      await run(apt, ["-q", "install", "-y", "--no-install-recommends", name], options);
+      return undefined;
+    } catch (error) {
+      if (!LOCKED.test((error as { stderr?: string }).stderr ?? "") || performance.now() > untilMs) return error;
+      await sleep(LOCKED_AGAIN_MS);
+    }
+  }
 }
 
 async function look(program: string): Promise<string | undefined> {
