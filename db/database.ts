@@ -2,12 +2,15 @@
  * One database: its pool, its transactions, and what an error of PostgreSQL means. All SQL goes through here as named statements, prepared
  * once a connection; values are parameters, never part of the text.
  */
+import { availableParallelism } from "node:os";
+import type { Socket } from "node:net";
 import pg from "pg";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { refusal } from "../domain/error.ts";
 import { invariant } from "../domain/invariant.ts";
 import { SLOT_COUNT } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
+import { CopyIn, copyText, type CopyValue } from "./copy.ts";
 
 /**
  * One statement has one name and one text: the name is how PostgreSQL finds its prepared plan. `orders_$1` in a text is the partition of the
@@ -21,6 +24,15 @@ export interface Statement {
 /** What stores are given: something that runs statements, inside a transaction or not. */
 export interface Queryable {
   query<Row extends object>(statement: Statement, values?: readonly unknown[]): Promise<Row[]>;
+}
+
+/** What is written in a transaction: statements, and rows that are only added. */
+export interface Writable extends Queryable {
+  /**
+   * Adds rows by `copy … from stdin`, a text whose columns are those of `rows`; into the partition of `slot` where it names one. A page of rows is one
+   * record of the log and no plan is run, where an insert logs each row by itself, and every record is read by five relays: 1.9 µs each.
+   */
+  copy(statement: Statement, slot: number, rows: readonly (readonly CopyValue[])[]): Promise<void>;
 }
 
 /** The connection died, or the server refused one: nothing is known of what was under way; try later. */
@@ -67,10 +79,11 @@ const SESSION =
 
 /**
  * Drains run on lanes: a lane is one connection, and slots are dealt over them. A slot's statements are planned and kept in one session, not in each
- * of a pool's (in 24 sessions they were 667 MB), and shards take turns, so that one that waits gathers a larger batch. More lanes would only queue
- * inside PostgreSQL, where nobody can shed them.
+ * of a pool's (in 24 sessions they were 667 MB), and shards take turns, so that one that waits gathers a larger batch. A lane for every two cores: there
+ * are several databases, and what more lanes begin only queues inside PostgreSQL, where nobody can shed it. On two cores and 1,000 deals in three
+ * cities an order cost 325 µs with three lanes a database (batches of 12), 261 with two and 252 with one (batches of 19).
  */
-const LANES = 3;
+const LANES = Math.max(1, Math.min(4, Math.floor(availableParallelism() / 2)));
 /** For everything else: reads, sweeps, what background work writes. */
 const CONNECTIONS_MAX = 3;
 
@@ -107,13 +120,20 @@ export class Database implements Queryable {
   readonly #lanes: readonly Lane[];
   #slots: readonly number[];
 
-  constructor(options: { name: string; city: number; slots: readonly number[]; url: string; onError: (error: Error) => void }) {
+  constructor(options: {
+    name: string;
+    city: number;
+    slots: readonly number[];
+    url: string;
+    onError: (error: Error) => void;
+    lanes?: number;
+  }) {
     this.name = options.name;
     this.city = options.city;
     this.#slots = options.slots;
     this.url = options.url;
     this.#pool = makePool(options, CONNECTIONS_MAX);
-    this.#lanes = Array.from({ length: LANES }, () => ({ pool: makePool(options, 1), last: Promise.resolve() }));
+    this.#lanes = Array.from({ length: options.lanes ?? LANES }, () => ({ pool: makePool(options, 1), last: Promise.resolve() }));
   }
 
   /** The slots it serves by the routing table in force. */
@@ -168,6 +188,7 @@ export class Database implements Queryable {
     const tx = new Transaction(client);
     let result: R;
     try {
+      sendTogether(client);
       const begun = client.query("begin");
       begun.catch(() => undefined); // its failure reaches the caller through the first statement behind it
       result = await work(tx);
@@ -222,7 +243,7 @@ export class Database implements Queryable {
   }
 
   #lane(slot: number): Lane {
-    const lane = this.#lanes[slot % LANES];
+    const lane = this.#lanes[slot % this.#lanes.length];
     invariant(lane !== undefined, "a slot is a whole number");
     return lane;
   }
@@ -244,7 +265,7 @@ export class Database implements Queryable {
   }
 }
 
-export class Transaction implements Queryable {
+export class Transaction implements Writable {
   readonly #client: pg.PoolClient;
   /** The transaction's id, once `identify` has asked for it: what an unknown COMMIT is resolved by. */
   xid: string | undefined;
@@ -264,8 +285,26 @@ export class Transaction implements Queryable {
 
   async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
+    sendTogether(this.#client);
     return (await this.#client.query<Row & pg.QueryResultRow>({ ...inSlot(statement, values), values: values as unknown[] })).rows;
   }
+
+  async copy(statement: Statement, slot: number, rows: readonly (readonly CopyValue[])[]): Promise<void> {
+    if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
+    sendTogether(this.#client);
+    const { text } = inSlot(statement, [slot]);
+    await new Promise<void>((resolve, reject) => {
+      this.#client.query(new CopyIn(text, copyText(rows), (error) => (error ? reject(error) : resolve())));
+    });
+  }
+}
+
+/** What a connection is given in one turn of the event loop leaves in one write: a drain sends a dozen statements in two bursts. */
+function sendTogether(client: pg.PoolClient): void {
+  const { stream } = (client as unknown as { readonly connection: { readonly stream: Socket } }).connection;
+  if (stream.writableCorked > 0) return;
+  stream.cork();
+  process.nextTick(() => stream.uncork());
 }
 
 /** SQLSTATE of an error of PostgreSQL; undefined for any other. */

@@ -16,14 +16,14 @@ import {
   isConstraint,
   isContention,
   isTooSlow,
-  type Queryable,
   type Statement,
   type Transaction,
+  type Writable,
 } from "../db/database.ts";
 import type { Command } from "./mailbox.ts";
 
 /** What a drain function works with: the transaction, where and when it is, and ids to give away. */
-export interface Work extends Queryable {
+export interface Work extends Writable {
   readonly shard: Shard;
   /**
    * The database's clock at the start of the transaction: the only time that counts. It comes with the answer to the first statement: asked for
@@ -158,6 +158,7 @@ function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: 
     shard,
     now: () => opened,
     query: (statement, values) => tx.query(statement, values),
+    copy: (statement, slot, rows) => tx.copy(statement, slot, rows),
     async mint(count) {
       await opened;
       while (ids.length < count) {

@@ -24,7 +24,7 @@ import type { EventConsumer } from "./journal-delivery.ts";
 /** What of a channel goes out to it; its statements are handed to us. */
 const CALLS = ["charge", "query", "close", "refund", "queryRefund", "payout", "queryPayout"] as const;
 /** A statement that changes rows: not one that only locks them (`for update`, `for no key update`). */
-export const WRITES = /\b(?:insert into|delete from)\b|(?<!\b(?:for|key) )\bupdate (?!skip\b)\w/;
+export const WRITES = /^\s*copy\b|\b(?:insert into|delete from)\b|(?<!\b(?:for|key) )\bupdate (?!skip\b)\w/;
 
 export class Failpoints {
   readonly #pass: (step: string) => void;

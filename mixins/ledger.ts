@@ -47,24 +47,25 @@ const FIND: Statement = {
       from unnest($2::text[], $3::text[]) as k(code, business_key)
      cross join lateral (select * from transfers_$1 where slot = $1 and code = k.code and business_key = k.business_key offset 0) t`,
 };
-/** Rows, accounts and head in one statement: they are of three tables, and a batch pays for one. */
+const ADD_TRANSFERS: Statement = {
+  name: "ledger/add-transfers",
+  text: `
+    copy transfers_$1 (slot, id, seq, debit_account, credit_account, amount, code, state, business_key, pending_id, order_id, at, prev_hash, hash)
+      from stdin`,
+};
+/** Accounts and head in one statement: they are of two tables, and a batch pays for one. */
 const book = (overdrawn: { readonly set: string; readonly columns: string; readonly values: string }): string => `
-    with booked as (
-      insert into transfers_$1 (slot, id, seq, debit_account, credit_account, amount, code, state, business_key, pending_id, order_id, at, prev_hash, hash)
-      select $1, id, seq, debit, credit, amount, code, state, business_key, pending_id, order_id, $2, decode(prev_hash, 'hex'), decode(hash, 'hex')
-        from json_to_recordset($3::json) as t(id bigint, seq bigint, debit text, credit text, amount bigint, code text, state text,
-          business_key text, pending_id bigint, order_id bigint, prev_hash text, hash text)),
-    changed as (
+    with changed as (
       update accounts_$1 a
          set debits_pending = a.debits_pending + c.debits_pending, debits_posted = a.debits_posted + c.debits_posted,
              credits_pending = a.credits_pending + c.credits_pending, credits_posted = a.credits_posted + c.credits_posted${overdrawn.set}
         from (select c.*, r.row
-                from unnest($4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]${overdrawn.values})
+                from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]${overdrawn.values})
                      as c(account, debits_pending, debits_posted, credits_pending, credits_posted${overdrawn.columns})
                cross join lateral (select ctid as row from accounts_$1 where slot = $1 and account = c.account offset 0) r) c
        where a.slot = $1 and a.ctid = c.row returning 1),
     moved as (
-      update chain_heads set seq = $9, hash = decode($10, 'hex') where slot = $1 and seq = $11 returning 1)
+      update chain_heads set seq = $7, hash = decode($8, 'hex') where slot = $1 and seq = $9 returning 1)
     select (select count(*)::integer from changed) as accounts, (select count(*)::integer from moved) as heads`;
 const BOOK: Statement = { name: "ledger/book", text: book({ set: "", columns: "", values: "" }) };
 /**
@@ -78,7 +79,7 @@ const BOOK_PAYABLES: Statement = {
              overdrawn = greatest(0, least(a.overdrawn + c.overdrawn, a.debits_posted + c.debits_posted + a.debits_pending + c.debits_pending
                                                                       - a.credits_posted - c.credits_posted))`,
     columns: ", overdrawn",
-    values: ", $12::bigint[]",
+    values: ", $10::bigint[]",
   }),
 };
 
@@ -155,28 +156,18 @@ async function findTransfers(work: Work, requests: readonly TransferRequest[]): 
   }));
 }
 
+interface Written {
+  accounts: number;
+  heads: number;
+}
+
 async function write(work: Work, before: ChainHead, { rows, changes, head, overdrawn }: Posting): Promise<void> {
   const slot = work.shard.slot;
   const touched = [...changes].sort(([a], [b]) => (a < b ? -1 : 1));
-  const transfers = rows.map((row) => ({
-    id: row.id,
-    seq: String(row.seq),
-    debit: row.debit,
-    credit: row.credit,
-    amount: String(row.amount),
-    code: row.code,
-    state: row.state,
-    business_key: row.businessKey,
-    pending_id: row.pendingId ?? null,
-    order_id: row.orderId ?? null,
-    prev_hash: row.prevHash,
-    hash: row.hash,
-  }));
+  const at = await work.now();
   const column = (of: (balance: Balance) => bigint): string[] => touched.map(([, change]) => String(of(change)));
   const values = [
     slot,
-    await work.now(),
-    JSON.stringify(transfers),
     touched.map(([account]) => account),
     column((change) => change.debitsPending),
     column((change) => change.debitsPosted),
@@ -186,12 +177,19 @@ async function write(work: Work, before: ChainHead, { rows, changes, head, overd
     head.hash,
     String(before.seq),
   ];
-  const [done] = await (touched.some(([account]) => isPayable(account))
-    ? work.query<{ accounts: number; heads: number }>(BOOK_PAYABLES, [
-        ...values,
-        touched.map(([account]) => String(overdrawn.get(account) ?? 0n)),
-      ])
-    : work.query<{ accounts: number; heads: number }>(BOOK, values));
+  const [, [done]] = await Promise.all([
+    work.copy(
+      ADD_TRANSFERS,
+      slot,
+      rows.map((row) => [
+        ...[slot, row.id, row.seq, row.debit, row.credit, row.amount, row.code, row.state, row.businessKey, row.pendingId, row.orderId],
+        ...[at, `\\x${row.prevHash}`, `\\x${row.hash}`],
+      ]),
+    ),
+    touched.some(([account]) => isPayable(account))
+      ? work.query<Written>(BOOK_PAYABLES, [...values, touched.map(([account]) => String(overdrawn.get(account) ?? 0n))])
+      : work.query<Written>(BOOK, values),
+  ]);
   invariant(done?.accounts === touched.length, "every account that was locked is written");
   invariant(done.heads === 1, "the head that was locked is the head that moves");
 }

@@ -3,7 +3,7 @@
  * key follow: a repeated phase is a no-op; a cancel whose try never came leaves its mark in the try's place and succeeds; a try that comes
  * after it finds the mark and is refused.
  */
-import type { Queryable, Statement } from "../db/database.ts";
+import type { Queryable, Statement, Writable } from "../db/database.ts";
 import { invariant } from "../domain/invariant.ts";
 
 export type Phase = "try" | "confirm" | "cancel";
@@ -28,6 +28,7 @@ const ENTER: Statement = {
     union all
     select xid, phase, by_phase, false from tcc_barriers_$1 where slot = $1 and xid = any($4::bigint[]) and branch = $2`,
 };
+const ENTER_FRESH: Statement = { name: "tcc/enter-fresh", text: `copy tcc_barriers_$1 (slot, xid, branch, phase, by_phase) from stdin` };
 const LEAVE: Statement = {
   name: "tcc/leave",
   text: `delete from tcc_barriers_$1 where slot = $1 and xid = any($3::bigint[]) and branch = $2 and phase = 'try'`,
@@ -46,6 +47,16 @@ export async function enterPhase<X extends string>(
   const rows = await tx.query<Mark<X>>(ENTER, [slot, branch, phase, sorted]);
   const told = Map.groupBy(rows, ({ xid }) => xid);
   return new Map(sorted.map((xid) => [xid, entryOf(xid, phase, told.get(xid) ?? [])]));
+}
+
+/** Enters the try of transactions whose ids were minted in this very one: nobody can have been there before. */
+export async function enterFresh(tx: Writable, slot: number, branch: string, xids: readonly string[]): Promise<void> {
+  if (xids.length > 0)
+    await tx.copy(
+      ENTER_FRESH,
+      slot,
+      xids.map((xid) => [slot, xid, branch, "try", "try"]),
+    );
 }
 
 interface Mark<X> {

@@ -29,8 +29,15 @@ after(async () => {
   await keyspaces.drop();
   await server.stop();
 });
-const open = (name: string = sh): Database =>
-  new Database({ name, city: 1, slots: [], url: keyspaces.urlOf(name), onError: () => undefined });
+const open = (name: string = sh, lanes?: number): Database =>
+  new Database({
+    name,
+    city: 1,
+    slots: [],
+    url: keyspaces.urlOf(name),
+    onError: () => undefined,
+    ...(lanes === undefined ? {} : { lanes }),
+  });
 const sql = (text: string): Statement => ({ name: "", text });
 
 describe("keyspaces.yaml", () => {
@@ -401,7 +408,7 @@ describe("the schema", () => {
 
 describe("a lane", () => {
   let city: Database;
-  before(() => void (city = open()));
+  before(() => void (city = open(sh, 3)));
   after(() => city.close());
   const pid = sql("select pg_backend_pid() as pid");
   const drainOf = async (slot: number): Promise<number> => {

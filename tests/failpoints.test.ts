@@ -59,6 +59,7 @@ test("an event consumer passes before its effect and before its acknowledgement,
 test("a statement that writes is told from one that reads or locks", () => {
   for (const text of [
     "insert into a (b) values (1)",
+    "\n    copy a_$1 (b) from stdin",
     "with due as (select 1 for update skip locked) update a set b = 1",
     "delete from a",
     "update a_$1 x set b = 1",
@@ -77,6 +78,7 @@ test("transactions are opened by drains, and elsewhere only where other steps st
     "mixins/drain.ts": "each drain",
     "mixins/journal-replays.ts": "events: around what it hands over",
     "services/notify/notify.service.ts": "events notify",
+    "services/order-index/order-index.service.ts": "events order-index",
     "services/ops/snapshot.ts": "reads",
     "services/recon/stage.ts": "commit recon.stage",
     "services/recon/worker.ts": "commit recon.match",

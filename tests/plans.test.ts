@@ -45,9 +45,15 @@ const EXEMPT: Readonly<Record<string, string>> = {
   "ops/attention": "reads all that is unfinished, when a person asks",
   "notify/turn": "no table",
 };
-const isExempt = ({ name }: Statement): boolean =>
+const isExempt = ({ name, text }: Statement): boolean =>
+  // Rows that are only added have no plan.
+  /^\s*copy\b/.test(text) ||
   // Recon's are of a worker and of persons, over what is open; its joins of whole statements are not in this form at all.
-  name in EXEMPT || name.startsWith("recon/") || name.startsWith("search/") || name.startsWith("relay/") || name.startsWith("journal/");
+  name in EXEMPT ||
+  name.startsWith("recon/") ||
+  name.startsWith("search/") ||
+  name.startsWith("relay/") ||
+  name.startsWith("journal/");
 
 const DECLARED = /^(?:export )?const (\w+): (?:Readonly<)?[^=\n]*\bStatement\b[^=\n]* =/gm;
 
@@ -208,10 +214,10 @@ const of = <T>(value: T): T[] => Array<T>(KEYS).fill(value);
 const VALUES: Readonly<Record<string, Readonly<Record<number, unknown>>>> = {
   "group/change": { 6: of("OPEN"), 7: of("OPEN"), 3: of(0), 4: of(0), 5: of(0) },
   "group/move-seats": { 4: "HELD", 5: "RELEASED" },
-  "ledger/change-accounts": { 3: of(0), 4: of(0), 5: of(0), 6: of(0) },
+  "ledger/book": { 3: of(0), 4: of(0), 5: of(0), 6: of(0) },
+  "ledger/book-payables": { 3: of(0), 4: of(0), 5: of(0), 6: of(0), 10: of(0) },
   "order/move": { 3: "PENDING_PAYMENT", 4: "PAID" },
   "payment/decide": { 4: of("CANCELLING") },
-  "payment/insert": { 7: of("wallet"), 9: of("TRYING") },
   "refund/move": { 3: "REQUESTED", 5: "PROCESSING" },
   "stock/change": { 4: of(0), 5: of(0), 6: of(0) },
   "tcc/enter": { 2: "wallet", 3: "cancel" },
@@ -364,7 +370,7 @@ describe("statements on tables of a million rows", () => {
 
   test("all of them are found", () => {
     const written = MODULES.flatMap((file) =>
-      [...readFileSync(file, "utf8").matchAll(/\bname: "([a-z-]+\/[a-z-]+)"/g)].map(([, found]) => found ?? ""),
+      [...readFileSync(file, "utf8").matchAll(/\bname: "([a-z-]+\/[a-z-]+)"(?!,\s*text:\s*`\s*copy\b)/g)].map(([, found]) => found ?? ""),
     );
     const found = new Set(statements.map((statement) => statement.name));
     assert.deepEqual(

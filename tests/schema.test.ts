@@ -49,7 +49,7 @@ describe("the dumped schema", () => {
       schema,
       /-- partition: vouchers_06 FOR VALUES IN \('6'\) with \(fillfactor=80\), 4 of 4 indexes\n-- partition: vouchers_08 /,
     );
-    assert.match(schema, /-- partition: seats_03 FOR VALUES IN \('3'\) with \(fillfactor=80\), 3 of 2 indexes\n/);
-    assert.match(schema, /-- partitions: orders_00 to orders_15, one a slot with \(fillfactor=80\)\n/);
+    assert.match(schema, /-- partition: seats_03 FOR VALUES IN \('3'\) with \(fillfactor=50\), 3 of 2 indexes\n/);
+    assert.match(schema, /-- partitions: orders_00 to orders_15, one a slot with \(fillfactor=50\)\n/);
   });
 });

@@ -1,4 +1,4 @@
--- A city keyspace after 000009-failed-settlements.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000010-room-for-updates.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -183,7 +183,7 @@ create table groups (
   constraint groups_taken_check CHECK ((taken >= 0)),
   constraint groups_unit_price_check CHECK ((unit_price > 0))
 ) partition by LIST (slot);
--- partitions: groups_00 to groups_15, one a slot with (fillfactor=70)
+-- partitions: groups_00 to groups_15, one a slot with (fillfactor=50)
 CREATE INDEX groups_due ON groups USING btree (deadline) WHERE (state = ANY (ARRAY['OPEN'::text, 'CLOSING'::text]));
 CREATE INDEX groups_of_deal ON groups USING btree (slot, deal_id, id) WHERE (state = 'OPEN'::text);
 
@@ -253,6 +253,7 @@ create table orders (
   region character varying(12) default 'default'::character varying not null,
   region_version character varying(14) default '1.0.0'::character varying not null,
   discount_bps smallint default 0 not null,
+  unpaid boolean generated always as (state = 'PENDING_PAYMENT'::text) stored not null,
   constraint orders_pkey PRIMARY KEY (slot, id),
   constraint orders_amount_check CHECK ((amount > 0)),
   constraint orders_check CHECK ((amount = ((unit_price * quantity) - discount))),
@@ -262,10 +263,10 @@ create table orders (
   constraint orders_state_check CHECK ((state = ANY (ARRAY['PENDING_PAYMENT'::text, 'PAID'::text, 'CONFIRMED'::text, 'COMPLETED'::text, 'CANCELLED'::text, 'EXPIRED'::text, 'REFUNDED'::text]))),
   constraint orders_unit_price_check CHECK ((unit_price > 0))
 ) partition by LIST (slot);
--- partitions: orders_00 to orders_15, one a slot with (fillfactor=80)
+-- partitions: orders_00 to orders_15, one a slot with (fillfactor=50)
 CREATE UNIQUE INDEX orders_idem_key ON orders USING btree (slot, consumer_id, idem_key);
 CREATE INDEX orders_merchant ON orders USING btree (slot, merchant_id, id);
-CREATE INDEX orders_unpaid ON orders USING btree (expires_at) WHERE (state = 'PENDING_PAYMENT'::text);
+CREATE INDEX orders_unpaid ON orders USING btree (expires_at) WHERE unpaid;
 
 create table parked_events (
   consumer text not null,
@@ -313,7 +314,7 @@ create table payments (
   constraint payments_state_check CHECK (((state = 'CONFIRMED'::text) OR ((channel = 'wallet'::text) AND (state = ANY (ARRAY['TRYING'::text, 'CONFIRMING'::text, 'CANCELLING'::text, 'CANCELLED'::text]))) OR ((channel <> 'wallet'::text) AND (state = ANY (ARRAY['CREATED'::text, 'PROCESSING'::text, 'UNKNOWN'::text, 'FAILED'::text]))))),
   constraint payments_surplus CHECK (((NOT surplus) OR ((channel <> 'wallet'::text) AND (state = 'CONFIRMED'::text))))
 ) partition by LIST (slot);
--- partitions: payments_00 to payments_15, one a slot with (fillfactor=70)
+-- partitions: payments_00 to payments_15, one a slot with (fillfactor=50)
 CREATE INDEX payments_channel_no ON payments USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
 CREATE INDEX payments_differing ON payments USING btree (id) WHERE differs;
 CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE live;
@@ -354,7 +355,7 @@ create table quotas (
   constraint quotas_used_check CHECK ((used >= 0)),
   constraint quotas_within_cap CHECK (((cap IS NULL) OR (used <= cap)))
 ) partition by LIST (slot);
--- partitions: quotas_00 to quotas_15, one a slot with (fillfactor=70)
+-- partitions: quotas_00 to quotas_15, one a slot with (fillfactor=50)
 
 create table recon_differences (
   slot smallint not null,
@@ -499,7 +500,7 @@ create table seats (
   constraint seats_pkey PRIMARY KEY (slot, group_id, order_id),
   constraint seats_state_check CHECK ((state = ANY (ARRAY['HELD'::text, 'TAKEN'::text, 'RELEASED'::text, 'REFUNDED'::text])))
 ) partition by LIST (slot);
--- partitions: seats_00 to seats_15, one a slot with (fillfactor=80)
+-- partitions: seats_00 to seats_15, one a slot with (fillfactor=50)
 CREATE UNIQUE INDEX seats_one_a_user ON seats USING btree (slot, group_id, user_id) WHERE live;
 
 create table settlements (

@@ -5,7 +5,7 @@ import type { GroupState, SeatState } from "../../domain/group/state.ts";
 import type { DealId, GroupId, MerchantId, OrderId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { fen, type Fen } from "../../domain/money.ts";
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 
 interface GroupRecord {
   id: GroupId;
@@ -83,10 +83,8 @@ const OPEN_OF_DEAL: Statement = {
 const INSERT: Statement = {
   name: "group/insert",
   text: `
-    insert into groups_$1 (slot, id, deal_id, merchant_id, size, unit_price, state, held, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, created_at)
-    select $1, id, deal_id, merchant_id, size, unit_price, 'PENDING', 1, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, $3
-      from json_to_recordset($2) as g(id bigint, deal_id bigint, merchant_id bigint, size integer, unit_price bigint, leader_id bigint,
-           leader_name text, ttl_minutes integer, sale_ends_at timestamptz, auto_fill_bps integer)`,
+    copy groups_$1 (slot, id, deal_id, merchant_id, size, unit_price, state, held, leader_id, leader_name, ttl_minutes, sale_ends_at, auto_fill_bps, created_at)
+      from stdin`,
 };
 const CHANGE: Statement = {
   name: "group/change",
@@ -103,10 +101,7 @@ const CHANGE: Statement = {
 };
 const INSERT_SEATS: Statement = {
   name: "group/insert-seats",
-  text: `
-    insert into seats_$1 (slot, group_id, order_id, user_id, username, state)
-    select $1, group_id, order_id, user_id, username, 'HELD'
-      from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[]) as s(group_id, order_id, user_id, username)`,
+  text: `copy seats_$1 (slot, group_id, order_id, user_id, username, state) from stdin`,
 };
 const LIVE_SEATS: Statement = {
   name: "group/live-seats",
@@ -143,21 +138,16 @@ export const openGroupsOfDeal = async (tx: Queryable, shard: Shard, dealId: stri
   (await tx.query<GroupRecord>(OPEN_OF_DEAL, [shard.slot, dealId, limit])).map(toGroup);
 
 /** New groups, PENDING, their opener's seat held. */
-export async function insertGroups(tx: Queryable, shard: Shard, groups: readonly NewGroup[], now: Date): Promise<void> {
+export async function insertGroups(tx: Writable, { slot }: Shard, groups: readonly NewGroup[], now: Date): Promise<void> {
   if (groups.length === 0) return;
-  const rows = groups.map((group) => ({
-    id: group.id,
-    deal_id: group.dealId,
-    merchant_id: group.merchantId,
-    size: group.size,
-    unit_price: String(group.unitPrice),
-    leader_id: group.leaderId,
-    leader_name: group.leaderName,
-    ttl_minutes: group.ttlMinutes,
-    sale_ends_at: group.saleEndsAt,
-    auto_fill_bps: group.autoFillBps,
-  }));
-  await tx.query(INSERT, [shard.slot, JSON.stringify(rows), now]);
+  await tx.copy(
+    INSERT,
+    slot,
+    groups.map((g) => [
+      ...[slot, g.id, g.dealId, g.merchantId, g.size, g.unitPrice, "PENDING", 1, g.leaderId, g.leaderName],
+      ...[g.ttlMinutes, g.saleEndsAt, g.autoFillBps, now],
+    ]),
+  );
 }
 
 /** What happens to one locked group: seats by delta, and its state. */
@@ -189,15 +179,13 @@ export async function changeGroups(tx: Queryable, shard: Shard, changes: readonl
   invariant(changed.length === changes.length, "every group that changes was in the state it was locked in");
 }
 
-export async function insertSeats(tx: Queryable, shard: Shard, seats: readonly NewSeat[]): Promise<void> {
+export async function insertSeats(tx: Writable, { slot }: Shard, seats: readonly NewSeat[]): Promise<void> {
   if (seats.length === 0) return;
-  await tx.query(INSERT_SEATS, [
-    shard.slot,
-    seats.map((seat) => seat.groupId),
-    seats.map((seat) => seat.orderId),
-    seats.map((seat) => seat.userId),
-    seats.map((seat) => seat.username),
-  ]);
+  await tx.copy(
+    INSERT_SEATS,
+    slot,
+    seats.map(({ groupId, orderId, userId, username }) => [slot, groupId, orderId, userId, username, "HELD"]),
+  );
 }
 
 /** Which of these (group, user) pairs have a live seat, keyed by `seatKey`. The group's lock protects them. */

@@ -1,5 +1,5 @@
 /** SQL of notifications, in the user keyspace. */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import { slotOf } from "../../domain/ids.ts";
 import type { NoticeKind } from "../../domain/notify/notices.ts";
 
@@ -15,32 +15,39 @@ export interface NewNotification {
 
 /** "noti" in ASCII. */
 const TURN: Statement = { name: "notify/turn", text: `select pg_advisory_xact_lock(1852797001)` };
+const KNOWN: Statement = {
+  name: "notify/known",
+  text: `
+    select k.at::integer as at from unnest($1::smallint[], $2::bigint[], $3::text[], $4::bigint[]) with ordinality as k(slot, user_id, source, event_id, at)
+     where exists (select from notifications n where n.slot = k.slot and n.user_id = k.user_id and n.source = k.source and n.event_id = k.event_id offset 0)`,
+};
 const ADD: Statement = {
   name: "notify/add",
-  text: `
-    insert into notifications (slot, user_id, source, event_id, kind, data, at)
-    select * from unnest($1::smallint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::json[], $7::timestamptz[])
-               as k(slot, user_id, source, event_id, kind, data, at)
-     where not exists (select from notifications n where n.slot = k.slot and n.user_id = k.user_id and n.source = k.source and n.event_id = k.event_id offset 0)
-    returning user_id`,
+  text: `copy notifications (slot, user_id, source, event_id, kind, data, at) from stdin`,
 };
 /**
  * Adds what is not there yet, and returns whom it is for. Writers take turns until they have committed: ids are given in the order in which
  * they can be seen, so whoever has read up to one has missed none before it. That also makes the look before the insert as good as `on conflict do
  * nothing`, which writes a log record more a row.
  */
-export async function addNotifications(tx: Queryable, notifications: readonly NewNotification[]): Promise<string[]> {
-  await tx.query(TURN);
-  const rows = await tx.query<{ user_id: string }>(ADD, [
+export async function addNotifications(tx: Writable, notifications: readonly NewNotification[]): Promise<string[]> {
+  const keys = [
     notifications.map((n) => slotOf(n.userId)),
     notifications.map((n) => n.userId),
     notifications.map((n) => n.source),
     notifications.map((n) => n.eventId),
-    notifications.map((n) => n.kind),
-    notifications.map((n) => JSON.stringify(n.data)),
-    notifications.map((n) => n.at),
-  ]);
-  return [...new Set(rows.map((row) => row.user_id))];
+  ];
+  const [, known] = await Promise.all([tx.query(TURN), tx.query<{ at: number }>(KNOWN, keys)]);
+  const old = new Set(known.map(({ at }) => at - 1));
+  const added = notifications.filter((_, at) => !old.has(at));
+  // All slots at once: into the parent, which finds their partitions.
+  if (added.length > 0)
+    await tx.copy(
+      ADD,
+      0,
+      added.map((n) => [slotOf(n.userId), n.userId, n.source, n.eventId, n.kind, JSON.stringify(n.data), n.at]),
+    );
+  return [...new Set(added.map(({ userId }) => userId))];
 }
 
 export interface NotificationRow {

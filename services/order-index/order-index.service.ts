@@ -17,9 +17,11 @@ const orderIndex: ServiceSchema = {
         const byDatabase = Map.groupBy(batch, (event) => platform.databaseOf(shardOf(event.data.consumerId)));
         await Promise.all(
           [...byDatabase].map(([database, events]) =>
-            addToIndex(
-              database,
-              events.map((event) => event.data),
+            database.transaction((tx) =>
+              addToIndex(
+                tx,
+                events.map((event) => event.data),
+              ),
             ),
           ),
         );

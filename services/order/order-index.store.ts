@@ -1,5 +1,5 @@
 /** A consumer's orders live with their merchants; this index of them lives with the consumer. */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import { slotOf, type OrderId, type Shard } from "../../domain/ids.ts";
 
 export interface IndexedOrder {
@@ -7,21 +7,32 @@ export interface IndexedOrder {
   readonly orderId: string;
 }
 
-const ADD: Statement = {
-  name: "order-index/add",
+const KNOWN: Statement = {
+  name: "order-index/known",
   text: `
-    insert into order_index (slot, user_id, order_id)
-    select slot, user_id, order_id from unnest($1::smallint[], $2::bigint[], $3::bigint[]) as o(slot, user_id, order_id)
-        on conflict do nothing`,
+    select k.order_id as id from unnest($1::smallint[], $2::bigint[], $3::bigint[]) as k(slot, user_id, order_id)
+     where exists (select from order_index o where o.slot = k.slot and o.user_id = k.user_id and o.order_id = k.order_id offset 0)`,
 };
+const ADD: Statement = { name: "order-index/add", text: `copy order_index (slot, user_id, order_id) from stdin` };
 
-/** Orders of many consumers, whatever their slots: all in one statement. The row is its own mark, so adding it twice does nothing. */
-export async function addToIndex(tx: Queryable, orders: readonly IndexedOrder[]): Promise<void> {
-  await tx.query(ADD, [
+/**
+ * Orders of many consumers, whatever their slots. The row is its own mark, so adding it twice does nothing; where two do it at one moment, the second
+ * fails on the key, and finds it there when the events are handed to it again.
+ */
+export async function addToIndex(tx: Writable, orders: readonly IndexedOrder[]): Promise<void> {
+  const known = await tx.query<{ id: OrderId }>(KNOWN, [
     orders.map((order) => slotOf(order.consumerId)),
     orders.map((order) => order.consumerId),
     orders.map((order) => order.orderId),
   ]);
+  const old = new Set<string>(known.map(({ id }) => id));
+  const added = orders.filter(({ orderId }) => !old.has(orderId));
+  if (added.length > 0)
+    await tx.copy(
+      ADD,
+      0,
+      added.map(({ consumerId, orderId }) => [slotOf(consumerId), consumerId, orderId]),
+    );
 }
 
 const FIND: Statement = {

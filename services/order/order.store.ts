@@ -7,7 +7,7 @@ import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { fen } from "../../domain/money.ts";
 import type { OrderState } from "../../domain/order/state.ts";
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 
 interface OrderRecord {
   id: OrderId;
@@ -78,14 +78,8 @@ const OF_MERCHANT: Statement = {
 const INSERT: Statement = {
   name: "order/insert",
   text: `
-    insert into orders_$1 (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, region, region_version,
-                        discount_bps, commission_bps, voucher_valid_days, state, idem_key, body_hash, created_at, expires_at)
-    select $1, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, region, region_version,
-           discount_bps, commission_bps, voucher_valid_days, state, idem_key, decode(body_hash, 'hex'), $3, expires_at
-      from json_to_recordset($2) as o(id bigint, consumer_id bigint, merchant_id bigint, deal_id bigint, group_id bigint, bucket smallint,
-           quantity integer, unit_price bigint, discount bigint, amount bigint, region text, region_version text, discount_bps integer,
-           commission_bps integer, voucher_valid_days integer,
-           state text, idem_key text, body_hash text, expires_at timestamptz)`,
+    copy orders_$1 (slot, id, consumer_id, merchant_id, deal_id, group_id, bucket, quantity, unit_price, discount, amount, region, region_version,
+      discount_bps, commission_bps, voucher_valid_days, state, idem_key, body_hash, created_at, expires_at) from stdin`,
 };
 /**
  * The state is asked of the rows found by their ids (locked rows: their `ctid` stays). Asked of `o` it would open the way by `orders_unpaid`, which
@@ -106,7 +100,10 @@ const DEALS: Statement = {
       from deals_$1 d join merchants_$1 m on m.slot = $1 and m.id = d.merchant_id
      where d.slot = $1 and d.id = any($2)`,
 };
-/** A counter's scope is a merchant or, where the deal has a limit, the deal. */
+/**
+ * A counter's scope is a merchant or, where the deal has a limit, the deal. Read, not locked: a lock is a record of the log for each, what is read
+ * too early is refused by the CHECK, and the batch is decided again.
+ */
 const QUOTAS_OF: Statement = {
   name: "order/quotas-of",
   text: `
@@ -115,33 +112,27 @@ const QUOTAS_OF: Statement = {
               from unnest($2::bigint[], $3::bigint[]) as b(deal_id, user_id)
              cross join lateral (select merchant_id, per_user_limit from deals_$1 where slot = $1 and id = b.deal_id offset 0) d
              cross join lateral (values (d.merchant_id), (case when d.per_user_limit is not null then b.deal_id end)) as s(scope)
-             where s.scope is not null
-             order by 1, 2) k
-     cross join lateral (select scope, user_id, used from quotas_$1 where slot = $1 and scope = k.scope and user_id = k.user_id for update) q`,
+             where s.scope is not null) k
+     cross join lateral (select scope, user_id, used from quotas_$1 where slot = $1 and scope = k.scope and user_id = k.user_id offset 0) q`,
 };
-/** Rows are locked in the order of the keys. */
+const ADD_QUOTAS: Statement = { name: "order/add-quotas", text: `copy quotas_$1 (slot, scope, user_id, used, cap) from stdin` };
+/** In the order of the keys. A row that another node is changing is waited for and then not found, since it has moved: it is not returned. */
+const COUNT: Statement = {
+  name: "order/count",
+  text: `
+    update quotas_$1 q set used = q.used + c.delta
+      from (select c.delta, r.row
+              from unnest($2::bigint[], $3::bigint[], $4::integer[]) as c(scope, user_id, delta)
+             cross join lateral (select ctid as row from quotas_$1 where slot = $1 and scope = c.scope and user_id = c.user_id offset 0) r) c
+     where q.slot = $1 and q.ctid = c.row returning q.scope, q.user_id`,
+};
+/** By their key, wherever they are now. */
 const LOCK_QUOTAS: Statement = {
   name: "order/lock-quotas",
   text: `
     select q.scope, q.user_id
       from unnest($2::bigint[], $3::bigint[]) as k(scope, user_id)
      cross join lateral (select scope, user_id, used from quotas_$1 where slot = $1 and scope = k.scope and user_id = k.user_id for update) q`,
-};
-const COUNT: Statement = {
-  name: "order/count",
-  text: `
-    insert into quotas_$1 as q (slot, scope, user_id, used, cap)
-    select $1, scope, user_id, delta, cap from unnest($2::bigint[], $3::bigint[], $4::integer[], $5::integer[]) as c(scope, user_id, delta, cap)
-    on conflict (slot, scope, user_id) do update set used = q.used + excluded.used`,
-};
-const GIVE_BACK: Statement = {
-  name: "order/give-back",
-  text: `
-    update quotas_$1 q set used = q.used - c.units
-      from (select c.units, r.row
-              from unnest($2::bigint[], $3::bigint[], $4::integer[]) as c(scope, user_id, units)
-             cross join lateral (select ctid as row from quotas_$1 where slot = $1 and scope = c.scope and user_id = c.user_id offset 0) r) c
-     where q.slot = $1 and q.ctid = c.row`,
 };
 const PAYING: Statement = {
   name: "order/paying",
@@ -167,7 +158,7 @@ const DUE: Statement = {
   name: "order/due",
   text: `
     select o.slot, o.id from orders o
-     where o.slot = any($1) and o.state = 'PENDING_PAYMENT' and o.expires_at <= now()
+     where o.slot = any($1) and o.unpaid and o.expires_at <= now()
        and not exists (select 1 from payments p where p.slot = o.slot and p.order_id = o.id and p.live
                           and (p.channel = 'wallet' or o.expires_at > now() - interval '${LIMITS.chargeCloseMs / 1_000} s'))
      order by o.expires_at limit $2`,
@@ -199,30 +190,18 @@ export const ordersOfMerchant = async (
   limit: number,
 ): Promise<OrderRow[]> => (await tx.query<OrderRecord>(OF_MERCHANT, [shard.slot, merchantId, before, limit])).map(toOrder);
 
-export async function insertOrders(tx: Queryable, shard: Shard, orders: readonly OrderRow[], now: Date): Promise<void> {
+export async function insertOrders(tx: Writable, shard: Shard, orders: readonly OrderRow[], now: Date): Promise<void> {
   if (orders.length === 0) return;
-  const rows = orders.map((order) => ({
-    id: order.id,
-    consumer_id: order.consumerId,
-    merchant_id: order.merchantId,
-    deal_id: order.dealId,
-    group_id: order.groupId,
-    bucket: order.bucket,
-    quantity: order.quantity,
-    unit_price: String(order.unitPrice),
-    discount: String(order.discount),
-    amount: String(order.amount),
-    region: order.region,
-    region_version: order.regionVersion,
-    discount_bps: order.discountBps,
-    commission_bps: order.commissionBps,
-    voucher_valid_days: order.voucherValidDays,
-    state: order.state,
-    idem_key: order.idemKey,
-    body_hash: order.bodyHash,
-    expires_at: order.expiresAt,
-  }));
-  await tx.query(INSERT, [shard.slot, JSON.stringify(rows), now]);
+  const { slot } = shard;
+  await tx.copy(
+    INSERT,
+    slot,
+    orders.map((o) => [
+      ...[slot, o.id, o.consumerId, o.merchantId, o.dealId, o.groupId, o.bucket, o.quantity, o.unitPrice, o.discount, o.amount],
+      ...[o.region, o.regionVersion, o.discountBps, o.commissionBps, o.voucherValidDays],
+      ...[o.state, o.idemKey, `\\x${o.bodyHash}`, now, o.expiresAt],
+    ]),
+  );
 }
 
 /** Moves locked orders along one arrow of the state table; `paidAt` and `endedAt` where the arrow has them. */
@@ -282,14 +261,13 @@ export async function findDealFacts(
   );
 }
 
-/** The order quotas are locked in: any total order will do, as long as everybody keeps it. */
-/** As PostgreSQL sorts them: all who lock counters do it in one order. */
+/** As PostgreSQL sorts them: all who change counters do it in one order. */
 const byQuota = (a: { scope: string; userId: string }, b: { scope: string; userId: string }): number =>
   byNumber(a.scope, b.scope) || byNumber(a.userId, b.userId);
 const byNumber = (a: string, b: string): number => a.length - b.length || (a < b ? -1 : Number(a > b));
 
-/** The counters that bound these buyers of these deals, locked, keyed by `quotaKey`; those never used are missing. */
-export async function lockQuotas(
+/** The counters that bound these buyers of these deals, keyed by `quotaKey`; those never used are missing. */
+export async function findQuotas(
   tx: Queryable,
   shard: Shard,
   buying: readonly { readonly dealId: DealId; readonly consumerId: UserId }[],
@@ -299,37 +277,61 @@ export async function lockQuotas(
   return new Map(rows.map((row) => [quotaKey(row.scope, row.user_id), row.used]));
 }
 
-/** Raises counters; the table's CHECK refuses what passes a cap. */
-export async function countQuotas(tx: Queryable, shard: Shard, changes: readonly QuotaChange[]): Promise<void> {
-  if (changes.length === 0) return;
+/** Raises counters, of which `known` were there when it was decided; the table's CHECK refuses what passes a cap, its key what was made meanwhile. */
+export async function countQuotas(
+  tx: Writable,
+  shard: Shard,
+  changes: readonly QuotaChange[],
+  known: { has(quota: string): boolean },
+): Promise<void> {
   const sorted = changes.toSorted(byQuota);
-  await tx.query(COUNT, [
-    shard.slot,
-    sorted.map((change) => change.scope),
-    sorted.map((change) => change.userId),
-    sorted.map((change) => change.delta),
-    sorted.map((change) => change.cap ?? null),
+  const isKnown = ({ scope, userId }: QuotaChange): boolean => known.has(quotaKey(scope, userId));
+  const made = sorted.filter((change) => !isKnown(change));
+  await Promise.all([
+    changeQuotas(tx, shard, sorted.filter(isKnown)),
+    made.length > 0 &&
+      tx.copy(
+        ADD_QUOTAS,
+        shard.slot,
+        made.map(({ scope, userId, delta, cap }) => [shard.slot, scope, userId, delta, cap]),
+      ),
   ]);
 }
 
-/** Gives units back to counters. Deals without a limit have none, so a scope may be missing. Each (scope, user) once. */
+/** Gives units back to counters. Deals without a limit have none, so a scope may be missing. */
 export async function giveBackQuotas(
   tx: Queryable,
   shard: Shard,
   back: readonly { scope: string; userId: string; units: number }[],
 ): Promise<void> {
-  if (back.length === 0) return;
-  const merged = new Map<string, { scope: string; userId: string; units: number }>();
-  for (const change of back) {
-    const key = quotaKey(change.scope, change.userId);
-    const sum = merged.get(key);
-    if (sum) sum.units += change.units;
-    else merged.set(key, { ...change });
+  const merged = new Map<string, { scope: string; userId: string; delta: number }>();
+  for (const { scope, userId, units } of back) {
+    const key = quotaKey(scope, userId);
+    merged.set(key, { scope, userId, delta: (merged.get(key)?.delta ?? 0) - units });
   }
-  const changes = [...merged.values()].toSorted(byQuota);
-  const keys = [shard.slot, changes.map((c) => c.scope), changes.map((c) => c.userId)];
-  // Locked by a statement of its own: within the update, a row that another node has just changed would be waited for and then not found.
-  await Promise.all([tx.query(LOCK_QUOTAS, keys), tx.query(GIVE_BACK, [...keys, changes.map((c) => c.units)])]);
+  await changeQuotas(tx, shard, [...merged.values()].toSorted(byQuota));
+}
+
+/**
+ * Each (scope, user) once, in their order. Nearly always nobody else is there, and one statement changes them all; those it missed are locked first and
+ * changed then, if they are there at all.
+ */
+async function changeQuotas(
+  tx: Queryable,
+  shard: Shard,
+  changes: readonly { readonly scope: string; readonly userId: string; readonly delta: number }[],
+): Promise<void> {
+  const change = async (some: typeof changes, lock: boolean): Promise<typeof changes> => {
+    if (some.length === 0) return [];
+    const keys = [shard.slot, some.map((c) => c.scope), some.map((c) => c.userId)];
+    const [, rows] = await Promise.all([
+      lock && tx.query(LOCK_QUOTAS, keys),
+      tx.query<{ scope: string; user_id: string }>(COUNT, [...keys, some.map((c) => c.delta)]),
+    ]);
+    const done = new Set(rows.map((row) => quotaKey(row.scope, row.user_id)));
+    return some.filter(({ scope, userId }) => !done.has(quotaKey(scope, userId)));
+  };
+  await change(await change(changes, false), true);
 }
 
 /** Which of these orders a payment is being made for: from a wallet, or by a channel that has not said yet. */

@@ -18,7 +18,7 @@ import type { Platform } from "../../mixins/platform.ts";
 import type { StockFact } from "../../mixins/stock-gate.ts";
 import { changeGroups, findLiveSeats, insertGroups, insertSeats, lockGroups } from "../group/group.store.ts";
 import { changeBuckets, lockBuckets, lockFreeBuckets, type LockedBucket } from "../stock/stock.store.ts";
-import { countQuotas, findDealFacts, findOrdersByKeys, insertOrders, lockQuotas } from "./order.store.ts";
+import { countQuotas, findDealFacts, findOrdersByKeys, findQuotas, insertOrders } from "./order.store.ts";
 
 const distinct = <T>(values: Iterable<T>): T[] => [...new Set(values)];
 
@@ -33,7 +33,7 @@ export const makePlaceDrain =
       rules: platform.rulesOf(work.shard.city),
       nextId: () => ids.shift() ?? "",
     });
-    await write(work, writes);
+    await write(work, state, writes);
     work.afterCommit(() => {
       platform.stockChanged(factsOf(state, writes));
       if (writes.orders.length > 0) platform.metrics.orders.inc({ state: "PENDING_PAYMENT" }, writes.orders.length);
@@ -70,7 +70,7 @@ async function lock(work: Work, commands: readonly PlaceCommand[]): Promise<Lock
     lockFreeBuckets(work, shard, dealIds),
     lockGroups(work, shard, groupIds),
     findLiveSeats(work, shard, joins),
-    lockQuotas(work, shard, commands),
+    findQuotas(work, shard, commands),
   ]);
   return { orders, deals, buckets: await withLockedBuckets(work, commands, deals, free), groups, seats, quotas };
 }
@@ -96,7 +96,7 @@ async function withLockedBuckets(
 }
 
 /** All writes of a batch leave in one burst: the connection is pipelined, so their answers cost one round trip together. */
-async function write(work: Work, writes: PlaceWrites): Promise<void> {
+async function write(work: Work, state: PlaceState, writes: PlaceWrites): Promise<void> {
   const { shard } = work;
   if (writes.orders.length === 0) return;
   const now = await work.now();
@@ -110,12 +110,12 @@ async function write(work: Work, writes: PlaceWrites): Promise<void> {
     deadline: undefined,
   }));
   await Promise.all([
-    changeBuckets(work, shard, [...writes.buckets.values()], "held"),
+    changeBuckets(work, shard, [...writes.buckets.values()], "held", { locked: true }),
     insertOrders(work, shard, writes.orders, now),
     insertGroups(work, shard, writes.groups, now),
     insertSeats(work, shard, writes.seats),
     changeGroups(work, shard, held, now),
-    countQuotas(work, shard, [...writes.quotas.values()]),
+    countQuotas(work, shard, [...writes.quotas.values()], state.quotas),
     appendEvents(
       work,
       shard,

@@ -12,7 +12,7 @@ import { appendEvents, type NewEvent } from "../../mixins/events.ts";
 import { bookTransfers } from "../../mixins/ledger.ts";
 import type { Platform } from "../../mixins/platform.ts";
 import type { StockFact } from "../../mixins/stock-gate.ts";
-import { enterPhase } from "../../mixins/tcc.ts";
+import { enterFresh, enterPhase } from "../../mixins/tcc.ts";
 import { changeGroups, lockGroups, moveSeats, type GroupRow } from "../group/group.store.ts";
 import { giveBackQuotas, lockOrders, moveOrders } from "../order/order.store.ts";
 import { changeBuckets, mergeBucketChanges } from "../stock/stock.store.ts";
@@ -62,11 +62,10 @@ export async function tryDrain(work: Work, commands: readonly PayCommand[]): Pro
     const tries = begun.filter(({ channel }) => channel === WALLET);
     await Promise.all([
       insertPayments(work, shard, begun, now),
-      enterPhase(
+      enterFresh(
         work,
         shard.slot,
         CITY_BRANCH,
-        "try",
         tries.map(({ id }) => id),
       ),
       bookTransfers(

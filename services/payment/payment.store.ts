@@ -1,5 +1,5 @@
 /** Payments as rows: the durable state of every TCC that pays, and of every charge at a channel. */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import type { MerchantId, OrderId, PaymentId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
@@ -61,10 +61,7 @@ const LIVE: Statement = {
 const INSERT: Statement = {
   name: "payment/insert",
   text: `
-    insert into payments_$1 (slot, id, order_id, consumer_id, merchant_id, channel, amount, state, expires_at, next_attempt_at, created_at)
-    select $1, id, order_id, consumer_id, merchant_id, channel, amount, state, expires_at, next_attempt_at, $2
-      from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::bigint[], $9::text[], $10::timestamptz[], $11::timestamptz[])
-        as p(id, order_id, consumer_id, merchant_id, channel, amount, state, expires_at, next_attempt_at)`,
+    copy payments_$1 (slot, id, order_id, consumer_id, merchant_id, channel, amount, state, expires_at, next_attempt_at, created_at) from stdin`,
 };
 /**
  * Of locked payments. The state is asked of the rows found by their ids, here and below: asked of `p` it would open the way by
@@ -79,12 +76,13 @@ const DECIDE: Statement = {
              cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = d.id offset 0) r where r.state = 'TRYING') d
      where p.slot = $1 and p.ctid = d.row returning p.id`,
 };
+/** Not locked first: a payment that somebody else changes at this moment is missed, and left to recovery. */
 const FINISH: Statement = {
   name: "payment/finish",
   text: `
     update payments_$1 p set state = case p.state when 'CONFIRMING' then 'CONFIRMED' else 'CANCELLED' end, ended_at = $3
       from (select id from unnest($2::bigint[]) as k(id) order by id) k
-     cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = k.id offset 0 for update) r
+     cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = k.id offset 0) r
      where p.slot = $1 and p.ctid = r.row and r.state in ('CONFIRMING', 'CANCELLING')`,
 };
 /**
@@ -139,21 +137,17 @@ export async function findCaptures(
  * New payments. The recovery worker looks at them when their coordinator has been silent for `LIMITS.tryMs`, at charges when their first call must
  * have ended.
  */
-export async function insertPayments(tx: Queryable, shard: Shard, payments: readonly PaymentRow[], now: Date): Promise<void> {
+export async function insertPayments(tx: Writable, { slot }: Shard, payments: readonly PaymentRow[], now: Date): Promise<void> {
   if (payments.length === 0) return;
-  await tx.query(INSERT, [
-    shard.slot,
-    now,
-    payments.map((payment) => payment.id),
-    payments.map((payment) => payment.orderId),
-    payments.map((payment) => payment.consumerId),
-    payments.map((payment) => payment.merchantId),
-    payments.map((payment) => payment.channel),
-    payments.map((payment) => String(payment.amount)),
-    payments.map((payment) => payment.state),
-    payments.map((payment) => payment.expiresAt ?? null),
-    payments.map((payment) => new Date(now.getTime() + (payment.channel === WALLET ? LIMITS.tryMs : LIMITS.chargeMs))),
-  ]);
+  const dueAt = ({ channel }: PaymentRow): Date => new Date(now.getTime() + (channel === WALLET ? LIMITS.tryMs : LIMITS.chargeMs));
+  await tx.copy(
+    INSERT,
+    slot,
+    payments.map((p) => [
+      ...[slot, p.id, p.orderId, p.consumerId, p.merchantId, p.channel, p.amount, p.state],
+      ...[p.expiresAt, dueAt(p), now],
+    ]),
+  );
 }
 
 /** The decision: one durable update, made once. */

@@ -1,5 +1,5 @@
 /** Refunds as rows: what the refund drains lock, read and write. */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import type { MerchantId, OrderId, PaymentId, RefundId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { fen, toJson, type Fen } from "../../domain/money.ts";
@@ -45,7 +45,7 @@ const REQUEST: Statement = {
  * Records refunds in the transaction that owes them, due at once. Call `refundsRequested` (payment.contract.ts) after the commit to have them
  * paid now; whoever forgets it has them paid by the recovery worker a second later.
  */
-export async function requestRefunds(tx: Queryable, shard: Shard, refunds: readonly NewRefund[], now: Date): Promise<void> {
+export async function requestRefunds(tx: Writable, shard: Shard, refunds: readonly NewRefund[], now: Date): Promise<void> {
   if (refunds.length === 0) return;
   const [requested] = await Promise.all([
     tx.query(REQUEST, [

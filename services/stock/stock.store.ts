@@ -2,7 +2,7 @@
 import type { Bucket, BucketChange } from "../../domain/order/place.ts";
 import type { DealId, Shard } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import type { StockFact } from "../../mixins/stock-gate.ts";
 
 interface BucketRow {
@@ -65,13 +65,7 @@ const CHANGE: Statement = {
      where s.slot = $1 and s.ctid = c.row
     returning s.deal_id, s.bucket, s.total, s.held, s.sold, s.version`,
 };
-const FLOW: Statement = {
-  name: "stock/flow",
-  text: `
-    insert into stock_flows (slot, deal_id, bucket, total, held, sold, cause)
-    select $1, deal_id, bucket, total, held, sold, $7
-      from unnest($2::bigint[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[]) as c(deal_id, bucket, total, held, sold)`,
-};
+const FLOW: Statement = { name: "stock/flow", text: `copy stock_flows (slot, deal_id, bucket, total, held, sold, cause) from stdin` };
 
 /** All slots of a database on purpose: a report, run by one node twice a minute. */
 const ON_SALE: Statement = {
@@ -102,13 +96,14 @@ const factOf = ({ deal_id, bucket, total, held, sold, version }: BucketRow): Sto
 
 /**
  * Applies changes to buckets, in lock order, and writes the flows that explain them. The table's CHECK is the last word on overselling.
- * Returns what has become of the buckets, for the stock gate to be told after the commit.
+ * Returns what has become of the buckets, for the stock gate to be told after the commit. `locked`: they are already.
  */
 export async function changeBuckets(
-  tx: Queryable,
+  tx: Writable,
   shard: Shard,
   changes: readonly BucketChange[],
   cause: string,
+  { locked = false } = {},
 ): Promise<readonly StockFact[]> {
   if (changes.length === 0) return [];
   const values = [
@@ -121,9 +116,13 @@ export async function changeBuckets(
   ];
   // In one burst: the connection runs them one after the other.
   const [, changed] = await Promise.all([
-    tx.query(HOLD, values.slice(0, 3)),
+    !locked && tx.query(HOLD, values.slice(0, 3)),
     tx.query<BucketRow>(CHANGE, values),
-    tx.query(FLOW, [...values, cause]),
+    tx.copy(
+      FLOW,
+      shard.slot,
+      changes.map(({ dealId, bucket, total, held, sold }) => [shard.slot, dealId, bucket, total, held, sold, cause]),
+    ),
   ]);
   invariant(changed.length === changes.length, "every bucket that is changed is there");
   return changed.map(factOf);

@@ -1,5 +1,5 @@
 /** Vouchers as rows. */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import type { DealId, MerchantId, OrderId, RedemptionId, RefundId, Shard, UserId, VoucherId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { fen } from "../../domain/money.ts";
@@ -11,10 +11,7 @@ import type { VoucherState } from "../../domain/voucher/state.ts";
 const INSERT: Statement = {
   name: "voucher/insert",
   text: `
-    insert into vouchers_$1 (slot, id, order_id, deal_id, merchant_id, consumer_id, unit, amount, code, state, issued_at, valid_until)
-    select $1, id, order_id, deal_id, merchant_id, consumer_id, unit, amount, code, 'ISSUED', $2, valid_until
-      from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::smallint[], $9::bigint[], $10::text[], $11::timestamptz[])
-        as v(id, order_id, deal_id, merchant_id, consumer_id, unit, amount, code, valid_until)`,
+    copy vouchers_$1 (slot, id, order_id, deal_id, merchant_id, consumer_id, unit, amount, code, state, issued_at, valid_until) from stdin`,
 };
 const ORDERS_OF: Statement = {
   name: "voucher/orders-of",
@@ -94,21 +91,16 @@ export interface ShownVoucher {
   readonly redeemedAt: Date | undefined;
 }
 
-export async function insertVouchers(tx: Queryable, shard: Shard, vouchers: readonly NewVoucher[], now: Date): Promise<void> {
+export async function insertVouchers(tx: Writable, { slot }: Shard, vouchers: readonly NewVoucher[], now: Date): Promise<void> {
   if (vouchers.length === 0) return;
-  await tx.query(INSERT, [
-    shard.slot,
-    now,
-    vouchers.map((voucher) => voucher.id),
-    vouchers.map((voucher) => voucher.orderId),
-    vouchers.map((voucher) => voucher.dealId),
-    vouchers.map((voucher) => voucher.merchantId),
-    vouchers.map((voucher) => voucher.consumerId),
-    vouchers.map((voucher) => voucher.unit),
-    vouchers.map((voucher) => String(voucher.amount)),
-    vouchers.map((voucher) => voucher.code),
-    vouchers.map((voucher) => voucher.validUntil),
-  ]);
+  await tx.copy(
+    INSERT,
+    slot,
+    vouchers.map((v) => [
+      ...[slot, v.id, v.orderId, v.dealId, v.merchantId, v.consumerId, v.unit, v.amount, v.code],
+      ...["ISSUED", now, v.validUntil],
+    ]),
+  );
 }
 
 /** The orders some codes are of: to be locked before the vouchers are. */
