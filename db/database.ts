@@ -203,7 +203,8 @@ export class Database implements Queryable {
           (rollbackError: unknown) => client.release(rollbackError instanceof Error ? rollbackError : true),
         );
       } else client.release(true);
-      throw lost ? unavailable(this.name, error) : isFenced(error) ? moving() : error;
+      const cause = tx.causeOf(error);
+      throw lost ? unavailable(this.name, error) : isFenced(cause) ? moving() : cause;
     }
     const committed = await client.query("commit").then(
       ({ command }) => {
@@ -270,6 +271,7 @@ export class Transaction implements Writable {
   /** The transaction's id, once `identify` has asked for it: what an unknown COMMIT is resolved by. */
   xid: string | undefined;
   #ended = false;
+  #cause: unknown;
 
   constructor(client: pg.PoolClient) {
     this.#client = client;
@@ -286,16 +288,28 @@ export class Transaction implements Writable {
   async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
     sendTogether(this.#client);
-    return (await this.#client.query<Row & pg.QueryResultRow>({ ...inSlot(statement, values), values: values as unknown[] })).rows;
+    const asked = this.#client.query<Row & pg.QueryResultRow>({ ...inSlot(statement, values), values: values as unknown[] });
+    return (await asked.catch((error: unknown) => this.#fail(error))).rows;
   }
 
   async copy(statement: Statement, slot: number, rows: readonly (readonly CopyValue[])[]): Promise<void> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
     sendTogether(this.#client);
     const { text } = inSlot(statement, [slot]);
-    await new Promise<void>((resolve, reject) => {
+    const copied = new Promise<void>((resolve, reject) => {
       this.#client.query(new CopyIn(text, copyText(rows), (error) => (error ? reject(error) : resolve())));
     });
+    await copied.catch((error: unknown) => this.#fail(error));
+  }
+
+  #fail(error: unknown): never {
+    if (!isAborted(error)) this.#cause ??= error;
+    throw error;
+  }
+
+  /** What is behind a failed statement is refused because of it, and may be heard of first. To be asked when all of them have been answered. */
+  causeOf(error: unknown): unknown {
+    return isAborted(error) ? (this.#cause ?? error) : error;
   }
 }
 
@@ -312,6 +326,9 @@ export const sqlState = (error: unknown): string | undefined => (error instanceo
 
 /** Two transactions in each other's way (deadlock, serialization, a row somebody else holds too long): the same work may succeed at once. */
 export const isContention = (error: unknown): boolean => ["40001", "40P01", "55P03"].includes(sqlState(error) ?? "");
+
+/** The transaction has failed already. */
+const isAborted = (error: unknown): boolean => sqlState(error) === "25P02";
 
 /** A constraint said no. */
 export const isConstraint = (error: unknown): boolean => sqlState(error)?.startsWith("23") ?? false;

@@ -18,10 +18,10 @@ export interface LaneWatch extends DeliveryWatch {
 }
 
 /**
- * Having caught up a lane rests, so that under load it pays for 40 transactions a second, not for one after each commit of a drain. An event
+ * Having caught up a lane rests, so that under load it pays for 20 transactions a second, not for one after each commit of a drain. An event
  * that comes in quiet is handled at once, and one that is behind does not rest.
  */
-const REST_MS = 25;
+const REST_MS = 50;
 /** A commit that is in the log is visible in microseconds, where no standby server has to answer first. */
 const LOOK_AGAIN_MS = 5;
 /** A consumer that wants a beat gets one when nothing came for this long. */

@@ -2,7 +2,6 @@
  * Access tokens: signed by the user service, checked by the gateway. JWT by `jose`, HS256 and nothing else: a token that names another
  * algorithm (`none`, RS256 with our secret as its public key) is refused before its signature is looked at.
  */
-import { createSecretKey } from "node:crypto";
 import { jwtVerify, SignJWT, type JWTPayload } from "jose";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { raise } from "../domain/error.ts";
@@ -30,9 +29,10 @@ export interface Tokens {
 export function makeTokens(secret: string): Tokens {
   const bytes = Buffer.from(secret, "utf8");
   invariant(bytes.length >= SECRET_BYTES_MIN, `the JWT secret has at least ${SECRET_BYTES_MIN} bytes`);
-  const key = createSecretKey(bytes);
+  // Made once: of a secret as bytes, or as a KeyObject, jose makes a key for every token, which costs more than the signature.
+  const key = crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign", "verify"]);
   return {
-    sign: (caller, ttlSeconds) =>
+    sign: async (caller, ttlSeconds) =>
       new SignJWT({
         name: caller.username,
         roles: [...caller.roles],
@@ -45,9 +45,9 @@ export function makeTokens(secret: string): Tokens {
         .setAudience(NAME)
         .setIssuedAt()
         .setExpirationTime(`${ttlSeconds}s`)
-        .sign(key),
+        .sign(await key),
     async verify(token) {
-      const payload = await jwtVerify(token, key, {
+      const payload = await jwtVerify(token, await key, {
         algorithms: ["HS256"],
         issuer: NAME,
         audience: NAME,
