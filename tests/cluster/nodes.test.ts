@@ -16,6 +16,8 @@ import { natsOptions } from "../../mixins/bus.ts";
 import { surfaceOf } from "../../mixins/surface.ts";
 import { natsFile } from "../../scripts/cluster/files.ts";
 import { findServer } from "../../scripts/servers.ts";
+import { TestNats } from "../support/nats.ts";
+import { SilentProxy } from "../support/silent-proxy.ts";
 import { until } from "../support/until.ts";
 
 const PASSWORD = "a password of this test";
@@ -124,6 +126,54 @@ describe("nodes of a cluster", () => {
     const again = await node("a");
     assert.equal(await stuck.answer, "a");
     await stop(asks, again, first);
+  });
+
+  it("know at once when the bus is killed: calls under way and new ones fail, and all goes on by itself when it is back", async () => {
+    const bus = await TestNats.start();
+    const on = { nats: { servers: [new URL(bus.url).host] } };
+    const asks = await node("asks", { services: ["probe"], replace: {}, ...on });
+    const works = await node("works", on);
+    try {
+      await until(async () => asks.broker.registry.getActionEndpoints(safe.name)?.count() === 1);
+      const stuck = await stuckCalls(() => ({ outcomes: Promise.allSettled([call(asks.broker, once, {}), call(asks.broker, safe, {})]) }));
+      const startedMs = performance.now();
+      await bus.kill();
+      const [unknown, repeated] = await stuck.outcomes;
+      assert.ok(unknown?.status === "rejected" && unknown.reason instanceof Errors.RequestRejectedError, "nobody knows what it did");
+      assert.ok(repeated?.status === "rejected" && repeated.reason instanceof Errors.ServiceNotAvailableError, "it was not sent again");
+      await assert.rejects(call(asks.broker, once, {}), Errors.ServiceNotAvailableError);
+      const tookMs = performance.now() - startedMs;
+      assert.ok(tookMs < 2_500, `they fail after ${tookMs} ms`);
+      await bus.start();
+      await until(() =>
+        call(asks.broker, once, {})
+          .then((by) => by === "works")
+          .catch(() => false),
+      );
+    } finally {
+      await stop(asks, works);
+      await bus.stop();
+    }
+  });
+
+  it("tell the others that their connection was broken: what may be repeated is, and does not wait for an answer that was lost with it", async () => {
+    const asks = await node("asks", { services: ["probe"], replace: {} });
+    const proxy = await SilentProxy.start(port);
+    const works = await node("works", { nats: { servers: [`127.0.0.1:${proxy.port}`], user: "tuanbar", pass: PASSWORD } });
+    try {
+      await until(async () => asks.broker.registry.getActionEndpoints(safe.name)?.count() === 1);
+      const stuck = await stuckCalls(() => ({ outcomes: Promise.allSettled([call(asks.broker, once, {}), call(asks.broker, safe, {})]) }));
+      const startedMs = performance.now();
+      proxy.break();
+      const [unknown, repeated] = await stuck.outcomes;
+      const tookMs = performance.now() - startedMs;
+      assert.ok(unknown?.status === "rejected" && unknown.reason instanceof Errors.RequestRejectedError, "nobody knows what it did");
+      assert.deepEqual(repeated, { status: "fulfilled", value: "works" });
+      assert.ok(tookMs < 2_500, `they are over after ${tookMs} ms`);
+    } finally {
+      await stop(asks, works);
+      await proxy.stop();
+    }
   });
 
   it("refuse to join others that would misread them, in one line that says what about", async () => {
