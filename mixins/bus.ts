@@ -11,7 +11,9 @@ export interface NatsSettings {
   readonly pass?: string;
   /** Path of a credentials file (JWT and seed) or of an nkey seed. */
   readonly credsFile?: string;
-  /** Path of the CA that signed the servers' certificate; set, the connection must be TLS. */
+  /** The connection must be TLS, also if the server does not ask for it; a server without it is told no password. */
+  readonly tls?: boolean;
+  /** Path of the CA that signed the servers' certificate, if it is none that everybody knows; set, the connection must be TLS. */
   readonly caFile?: string;
 }
 
@@ -23,7 +25,7 @@ const PINGS_OUT_MAX = 2;
 
 /** For `nats.connect`, and for Moleculer's transporter, which hands them on. */
 export function natsOptions(settings: NatsSettings, name: string): ConnectionOptions {
-  const { servers, user, pass, credsFile, caFile } = settings;
+  const { servers, user, pass, credsFile, tls = false, caFile } = settings;
   return {
     servers: [...servers],
     name,
@@ -34,7 +36,7 @@ export function natsOptions(settings: NatsSettings, name: string): ConnectionOpt
     maxPingOut: PINGS_OUT_MAX,
     ...(user === undefined ? {} : { user, pass: pass ?? "" }),
     ...(credsFile === undefined ? {} : { authenticator: authenticatorOf(readFileSync(credsFile)) }),
-    ...(caFile === undefined ? {} : { tls: { caFile } }),
+    ...(tls || caFile !== undefined ? { tls: caFile === undefined ? {} : { caFile } } : {}),
   };
 }
 
