@@ -128,6 +128,25 @@ describe("nodes of a cluster", () => {
     await stop(asks, again, first);
   });
 
+  it("are left alone for a while when they are there and do not answer: calls fail at once, then one tries again", async () => {
+    const [asks, silent] = (await asking("a")) as [Node, Node];
+    const hasty = (): Promise<unknown> => call(asks.broker, once, {}, { timeout: 100 });
+    getsStuck = true;
+    const late = await Promise.allSettled(Array.from({ length: 20 }, hasty));
+    getsStuck = false;
+    assert.ok(late.every((one) => one.status === "rejected" && one.reason instanceof Errors.RequestTimeoutError));
+    await assert.rejects(hasty(), Errors.ServiceNotAvailableError);
+    // Of the other actions of that node nothing is known.
+    assert.equal(await call(asks.broker, safe, {}), "a");
+    await until(() =>
+      hasty().then(
+        (by) => by === "a",
+        () => false,
+      ),
+    );
+    await stop(asks, silent);
+  });
+
   it("know at once when the bus is killed: calls under way and new ones fail, and all goes on by itself when it is back", async () => {
     const bus = await TestNats.start();
     const on = { nats: { servers: [new URL(bus.url).host] } };
