@@ -11,8 +11,8 @@ import { connect as connectTls, createServer } from "node:tls";
 import { connect as connectBus, nkeys } from "nats";
 import { natsOptions, type NatsSettings } from "../../mixins/bus.ts";
 import { makeCertificates, type Certificates } from "../../scripts/cluster/certificates.ts";
+import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
-import { freePort } from "../support/nats.ts";
 import { until } from "../support/until.ts";
 
 const TWO_YEARS_MS = 2 * 365 * 86_400_000;

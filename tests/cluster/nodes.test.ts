@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
@@ -15,12 +15,15 @@ import { makeNode, type Node, type NodeOptions } from "../../moleculer.config.ts
 import { natsOptions } from "../../mixins/bus.ts";
 import { surfaceOf } from "../../mixins/surface.ts";
 import { natsFile } from "../../scripts/cluster/files.ts";
+import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
 import { TestNats } from "../support/nats.ts";
 import { SilentProxy } from "../support/silent-proxy.ts";
 import { until } from "../support/until.ts";
 
 const PASSWORD = "a password of this test";
+/** A few more than one node works on at once. */
+const CROWD = 4_100;
 const shard = { city: 1, slot: 7 };
 const place = <const N extends string>(name: N, retrySafe: boolean) =>
   action(name, { summary: "", params: {}, answer: "string" as const, retrySafe, address: () => shard });
@@ -147,6 +150,19 @@ describe("nodes of a cluster", () => {
     await stop(asks, silent);
   });
 
+  it("take so many calls of one action at once and refuse the next at once; other actions are answered", async () => {
+    const [asks, busy] = (await asking("a")) as [Node, Node];
+    const crowd = await stuckCalls(() => ({
+      outcomes: Promise.allSettled(Array.from({ length: CROWD }, () => call(asks.broker, once, {}))),
+    }));
+    assert.equal(await call(asks.broker, safe, {}), "a");
+    const outcomes = await crowd.outcomes;
+    const refused = outcomes.flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
+    assert.ok(refused.length > 0 && refused.length < 10, `${refused.length} of ${CROWD}`);
+    assert.ok(refused.every((error) => error instanceof Errors.QueueIsFullError));
+    await stop(asks, busy);
+  });
+
   it("know at once when the bus is killed: calls under way and new ones fail, and all goes on by itself when it is back", async () => {
     const bus = await TestNats.start();
     const on = { nats: { servers: [new URL(bus.url).host] } };
@@ -237,14 +253,6 @@ async function stuckCalls<A>(start: () => A): Promise<A> {
 /** As its death would look to the others: no word, no beat. */
 const cutOff = ({ broker }: Node): Promise<void> => (broker.transit as unknown as { tx: { client: NatsConnection } }).tx.client.close();
 
-const freePort = (): Promise<number> =>
-  new Promise((resolve) => {
-    const probe = createServer();
-    probe.listen(0, "127.0.0.1", () => {
-      const address = probe.address();
-      probe.close(() => resolve(typeof address === "object" && address ? address.port : 0));
-    });
-  });
 const answers = (port: number): Promise<boolean> =>
   new Promise((resolve) => {
     const socket = connect(port, "127.0.0.1", () => {
