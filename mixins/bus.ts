@@ -63,6 +63,11 @@ export class Bus extends Transporters.NATS {
     return super.onConnected(wasReconnect) as Promise<void>;
   }
 
+  /** Of a bus that is away nobody hears what is left to say, and waiting for that left a client that connects again and takes calls for a node that has stopped. */
+  override disconnect(): Promise<void> {
+    return this.#isAway ? (this.client as NatsConnection).close() : super.disconnect();
+  }
+
   async #listen(client: NatsConnection): Promise<void> {
     for await (const { type } of client.status()) {
       if (type === Events.Disconnect) this.#lost();

@@ -219,6 +219,19 @@ describe("a cluster", () => {
     await everythingHolds(cluster, admin, new Shopping(cluster, [], deals));
   });
 
+  it("is restarted node by node, and nobody hears more than `try again`", async (t) => {
+    const shopping = new Shopping(cluster, shoppers, deals);
+    const startedMs = performance.now();
+    await cluster.command("restart");
+    await sleep(500);
+    await shopping.end();
+    const later = shopping.statuses.get(503) ?? 0;
+    t.diagnostic(`${shopping.requests} requests in ${Math.round(performance.now() - startedMs)} ms, ${later} of them 503`);
+    assert.deepEqual(shopping.failures, []);
+    assert.ok(later <= shopping.requests * 0.005, `${later} of ${shopping.requests} were told to try again`);
+    await everythingHolds(cluster, admin, shopping);
+  });
+
   it("takes a worker in, gives it its shards, and lets it go again, and nobody who buys hears of it", async () => {
     const owners = async (): Promise<Set<string>> => {
       const { items } = await expect<{ items: { owner: string }[] }>(200, cluster.insist("GET", "/ops/shards", { token: admin }));
@@ -234,19 +247,6 @@ describe("a cluster", () => {
     await shopping.end();
     assert.deepEqual(shopping.failures, []);
     await everyOrderIsThere(cluster, shopping);
-  });
-
-  it("is restarted node by node, and nobody hears more than `try again`", async (t) => {
-    const shopping = new Shopping(cluster, shoppers, deals);
-    const startedMs = performance.now();
-    await cluster.command("restart");
-    await sleep(500);
-    await shopping.end();
-    const later = shopping.statuses.get(503) ?? 0;
-    t.diagnostic(`${shopping.requests} requests in ${Math.round(performance.now() - startedMs)} ms, ${later} of them 503`);
-    assert.deepEqual(shopping.failures, []);
-    assert.ok(later <= shopping.requests * 0.005, `${later} of ${shopping.requests} were told to try again`);
-    await everythingHolds(cluster, admin, shopping);
   });
 
   it("comes back with everything after kill -9 of the supervisor and every node, and stops cleanly", async () => {

@@ -191,6 +191,17 @@ describe("nodes of a cluster", () => {
     }
   });
 
+  it("can be stopped while the bus is away, and are not on it when it is back", async () => {
+    const bus = await TestNats.start();
+    const leaves = await node("leaves", { nats: { servers: [new URL(bus.url).host] } });
+    const client = clientOf(leaves);
+    await bus.kill();
+    await assert.rejects(client.flush(), "it is away");
+    await stop(leaves);
+    assert.ok(client.isClosed());
+    await bus.stop();
+  });
+
   it("tell the others that their connection was broken: what may be repeated is, and does not wait for an answer that was lost with it", async () => {
     const asks = await node("asks", { services: ["probe"], replace: {} });
     const proxy = await SilentProxy.start(port);
@@ -251,7 +262,8 @@ async function stuckCalls<A>(start: () => A): Promise<A> {
 }
 
 /** As its death would look to the others: no word, no beat. */
-const cutOff = ({ broker }: Node): Promise<void> => (broker.transit as unknown as { tx: { client: NatsConnection } }).tx.client.close();
+const cutOff = (node: Node): Promise<void> => clientOf(node).close();
+const clientOf = ({ broker }: Node): NatsConnection => (broker.transit as unknown as { tx: { client: NatsConnection } }).tx.client;
 
 const answers = (port: number): Promise<boolean> =>
   new Promise((resolve) => {
