@@ -4,7 +4,7 @@ import { LIMITS } from "./domain/limits.ts";
 import { Database } from "./db/database.ts";
 import { displayName, type Keyspaces } from "./db/keyspaces.ts";
 import { bundles } from "./mixins/bundles.ts";
-import { natsOptions, oneWayMeta, type NatsSettings } from "./mixins/bus.ts";
+import { Bus, oneWayMeta, type NatsSettings } from "./mixins/bus.ts";
 import type { Channels } from "./mixins/channels/index.ts";
 import { checkLiveOptions, refuseConflict, type NodeMetadata } from "./mixins/cluster.ts";
 import { Discoverer, HEARTBEAT_SECONDS } from "./mixins/discoverer.ts";
@@ -195,10 +195,10 @@ const ACTION_CALLS_MAX = 4_096;
 const LEAVE_MS = 300;
 
 /** Between nodes only: in one process there is nobody else to turn to. */
-function clusterOptions(options: NodeOptions, nats: NatsSettings): BrokerOptions {
-  const metadata: NodeMetadata = { surface: surfaceOf(CONTRACTS) };
+function clusterOptions(bus: Bus): BrokerOptions {
+  const metadata: NodeMetadata = { surface: surfaceOf(CONTRACTS), connection: 0 };
   return {
-    transporter: { type: "NATS", options: natsOptions(nats, options.nodeID) },
+    transporter: bus,
     metadata,
     heartbeatInterval: HEARTBEAT_SECONDS,
     // The discoverer has its own patience; this is what others read in the options.
@@ -221,6 +221,7 @@ function clusterOptions(options: NodeOptions, nats: NatsSettings): BrokerOptions
 }
 
 function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): BrokerOptions {
+  const bus = options.nats && new Bus(options.nats, options.nodeID);
   return {
     namespace: NAMESPACE,
     nodeID: options.nodeID,
@@ -252,9 +253,10 @@ function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): Brok
       ...(tracing === undefined ? [] : [tracing.middleware()]),
       oneWayMeta,
       bundles({ sends: options.batching !== "off" }),
+      ...(bus === undefined ? [] : [bus.refusal]),
       { name: "Joining", serviceStarting: async ({ broker }) => refuseConflict(broker, (broker.metadata as NodeMetadata).surface) },
       ...["ActionHook", "Validator", "Bulkhead", "Timeout", "ContextTracker", "CircuitBreaker", "ErrorHandler"],
     ],
-    ...(options.nats === undefined ? {} : clusterOptions(options, options.nats)),
+    ...(bus === undefined ? {} : clusterOptions(bus)),
   };
 }

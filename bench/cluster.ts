@@ -9,6 +9,7 @@ import { Api, logInAdmin, openDeal, openShop, verify } from "./api.ts";
 import { Evidence } from "./evidence.ts";
 import type { Generator } from "./load/client.ts";
 import type { Run, RunResult } from "./load/generator.ts";
+import { stampedeOrders, type Plan } from "./load/plans.ts";
 import { machineOf, nodeVersion, packageVersions } from "./machine.ts";
 import type { Measured } from "./measure.ts";
 import { cpuSeconds, measurable, postgresSeconds } from "./processes.ts";
@@ -46,12 +47,15 @@ export async function benchCluster(root: string, options: ClusterOptions): Promi
   });
 }
 
-/** Nobody may have more than 5 unpaid orders with one merchant: so many can place 60,000. */
+/** Nobody may have more than 5 unpaid orders with one merchant: at one merchant so many can place 60,000, and then go on to the next. */
 const SHOPPERS = 12_000;
+/** More than the generator, which is one thread, can send: for so many a second there are merchants wherever it sends as fast as it is answered. */
+const ORDERS_PER_SECOND_MAX = 50_000;
 const CONNECTIONS = 256;
 const STOCK = 1_000_000;
 const SOLD_OUT_STOCK = 100;
 const REFUSED_SHOPPERS = 2_000;
+const FAULT_WARM_SECONDS = 2;
 /** After the kill: noticing takes 3 s, and the worker is back after that. */
 const KILL_SECONDS = 12;
 /** Of the rate measured before: a rolling restart under full load would measure how nodes start without a CPU. */
@@ -107,6 +111,13 @@ class Running {
   }
 
   hotDeal = async (stock = STOCK): Promise<string> => openDeal(this.api, await openShop(this.api, this.#adminToken, "sh"), { stock });
+
+  /** One hot deal after the other, as many as sell for so long. */
+  async stampede(seconds: number, perSecond = ORDERS_PER_SECOND_MAX): Promise<Plan & { kind: "stampede" }> {
+    const deals: string[] = [];
+    for (let left = seconds * perSecond; left > 0; left -= stampedeOrders(SHOPPERS)) deals.push(await this.hotDeal());
+    return { kind: "stampede", deals, firstShopper: 0, shoppers: SHOPPERS };
+  }
 
   command(...words: readonly string[]): Promise<number> {
     return sendCommand(this.#place.dataDir, words, () => undefined);
@@ -261,14 +272,16 @@ class ClusterBench {
   }
 
   async #orders(running: Running, batching: "on" | "off"): Promise<Measured> {
-    const measured = await this.#load(running, batching === "on" ? "cluster.orders" : "cluster.orders.single", await running.hotDeal());
+    const plan = await running.stampede(this.#options.warmSeconds + this.#options.seconds);
+    const measured = await this.#load(running, batching === "on" ? "cluster.orders" : "cluster.orders.single", plan);
     if (measurable) this.#cpu[batching].push(measured.byRole);
     return measured;
   }
 
   async #refused(running: Running): Promise<Measured> {
     const deal = await running.hotDeal(SOLD_OUT_STOCK);
-    const measured = await this.#load(running, "cluster.refused", deal, { refusals: true });
+    const plan: Plan = { kind: "orders", deals: [deal], exponent: 0, firstShopper: 0, shoppers: REFUSED_SHOPPERS };
+    const measured = await this.#load(running, "cluster.refused", plan, { refusals: true });
     const there = await running.evidence.ordersOf([deal]);
     if (there !== SOLD_OUT_STOCK) this.#faults.push(`cluster.refused: ${there} orders of ${SOLD_OUT_STOCK} units`);
     return measured;
@@ -278,17 +291,16 @@ class ClusterBench {
   async #load(
     running: Running,
     name: string,
-    deal: string,
+    plan: Plan,
     { refusals = false } = {},
   ): Promise<Measured & { readonly byRole: Record<string, number> }> {
     const { seconds, warmSeconds } = this.#options;
     const at: { before?: Record<string, number>; after?: Record<string, number> } = {};
-    const shoppers = refusals ? REFUSED_SHOPPERS : SHOPPERS;
     const walBefore = await running.evidence.walBytes();
     const result = await this.#run(
       name,
       running,
-      { ...ordersOf(deal, shoppers), ports: running.gateways, warmSeconds, seconds },
+      { plan, connections: CONNECTIONS, ports: running.gateways, warmSeconds, seconds },
       (window) => {
         if (measurable) at[window === "open" ? "before" : "after"] = running.cpu(this.#generator.pid);
       },
@@ -338,9 +350,9 @@ class ClusterBench {
 
   /** kill -9 of the worker whose shard everybody buys from. */
   async #kill(running: Running): Promise<void> {
-    const deal = await running.hotDeal();
-    const { pid } = await running.ownerOf(deal);
-    const run = { ...ordersOf(deal), ports: running.gateways, warmSeconds: 2, seconds: KILL_SECONDS };
+    const plan = await running.stampede(FAULT_WARM_SECONDS + KILL_SECONDS);
+    const { pid } = await running.ownerOf(plan.deals[0] as string);
+    const run = { plan, connections: CONNECTIONS, ports: running.gateways, warmSeconds: FAULT_WARM_SECONDS, seconds: KILL_SECONDS };
     const { afterMarkMs } = await this.#run("cluster.kill", running, run, (window) => {
       if (window !== "open") return;
       process.kill(pid, "SIGKILL");
@@ -354,14 +366,20 @@ class ClusterBench {
   async #restart(running: Running, perSecond: number): Promise<void> {
     const rate = Math.max(20, Math.round(perSecond * RESTART_LOAD));
     const run = {
-      ...ordersOf(await running.hotDeal()),
+      plan: await running.stampede(FAULT_WARM_SECONDS + RESTART_SECONDS_MAX, rate),
       ...running.door,
-      ...{ connections: RESTART_CONNECTIONS, rate, warmSeconds: 2, seconds: RESTART_SECONDS_MAX },
+      ...{ connections: RESTART_CONNECTIONS, rate, warmSeconds: FAULT_WARM_SECONDS, seconds: RESTART_SECONDS_MAX },
     };
     let restarted: Promise<number> = Promise.resolve(1);
+    let isOver = false;
+    const over = (): void => {
+      isOver = true;
+      this.#generator.say("finish");
+    };
     const { answers, seconds, lostWhy } = await this.#run("cluster.restart", running, run, (window) => {
-      if (window === "open") restarted = running.command("restart").finally(() => this.#generator.say("finish"));
+      if (window === "open") restarted = running.command("restart").finally(over);
     });
+    if (!isOver) this.#faults.push("cluster.restart: it took longer than there was load");
     if ((await restarted) !== 0) this.#faults.push("cluster.restart: the nodes were not all restarted");
     const total = Object.values(answers).reduce((sum, n) => sum + n, 0);
     const later = Object.entries(answers).reduce((sum, [code, n]) => sum + (LATER.has(code) ? n : 0), 0);
@@ -373,6 +391,3 @@ class ClusterBench {
     this.#figure("cluster.restart.later", (100 * later) / total, "%");
   }
 }
-
-const ordersOf = (deal: string, shoppers = SHOPPERS) =>
-  ({ connections: CONNECTIONS, plan: { kind: "orders", deals: [deal], exponent: 0, firstShopper: 0, shoppers } }) as const;

@@ -2,10 +2,10 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { chmodSync, mkdtempSync, openSync, rmSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { freePort } from "../scripts/free-ports.ts";
 import { Generator } from "./load/client.ts";
 import { postmasterOf, type Watched } from "./processes.ts";
 import type { Result } from "./report.ts";
@@ -146,14 +146,3 @@ const answersReady = (port: number): Promise<boolean> =>
     },
     () => false, // nobody listens yet
   );
-
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as AddressInfo;
-      probe.close(() => resolve(port));
-    });
-  });
-}

@@ -7,6 +7,8 @@ import { conflictOf, type Surface } from "./surface.ts";
 /** Part of what a node tells the others of itself. */
 export interface NodeMetadata {
   readonly surface: Surface;
+  /** Which connection to the bus it is on, counted: what was under way on another is lost. */
+  connection: number;
 }
 
 /** Refuses to join nodes that would misread this one, or be misread by it: asked after they have been heard of, before any service starts. */

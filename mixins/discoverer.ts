@@ -1,9 +1,11 @@
 /**
  * Who is there: Moleculer's own discovery with a sharper eye. Its check runs once a timeout on whole seconds, so a timeout of 3 s found a dead
  * node after up to 7 s; this one looks four times a second and finds it within 3.3 s. And a node that comes back under its old name before
- * anybody missed it is noticed as a new one: otherwise calls to its dead self would wait for their timeout.
+ * anybody missed it is noticed as a new one, also one whose connection to the bus was another: otherwise calls to its dead self, or whose answers
+ * were lost with the connection, would wait for their timeout.
  */
 import { Discoverers } from "moleculer";
+import type { NodeMetadata } from "./cluster.ts";
 
 /** Of the transporter; Moleculer moves it by up to half a second, so that nodes do not beat in step. */
 export const HEARTBEAT_SECONDS = 1;
@@ -30,7 +32,7 @@ export class Discoverer extends Discoverers.Local {
   override processRemoteNodeInfo(nodeID: string, payload: Record<string, unknown>): ReturnType<Discoverers.Base["processRemoteNodeInfo"]> {
     this.#heardMs.set(nodeID, performance.now());
     const known = this.registry.nodes.get(nodeID);
-    if (known?.available === true && known.instanceID !== payload["instanceID"]) this.registry.nodes.disconnected(nodeID, true);
+    if (known?.available === true && !isSame(known, payload)) this.registry.nodes.disconnected(nodeID, true);
     return super.processRemoteNodeInfo(nodeID, payload);
   }
 
@@ -49,4 +51,12 @@ export class Discoverer extends Discoverers.Local {
       this.registry.nodes.disconnected(node.id, true);
     }
   }
+}
+
+/** Calls that were sent to the one may be answered by the other. */
+const isSame = (known: Told, told: Told): boolean =>
+  known.instanceID === told.instanceID && known.metadata?.connection === told.metadata?.connection;
+interface Told {
+  readonly instanceID?: string | null;
+  readonly metadata?: Partial<NodeMetadata> | null;
 }

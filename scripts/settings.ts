@@ -195,6 +195,7 @@ function clusterSettings(environment: Environment): ClusterSettings | undefined 
       servers: urls.map(({ hostname: host, port }) => `${host}:${port || "4222"}`),
       ...(username === "" ? {} : { user: decodeURIComponent(username), pass: decodeURIComponent(password) }),
       ...(credsFile === undefined ? {} : { credsFile }),
+      ...(urls.some(({ protocol }) => protocol === "tls:") ? { tls: true } : {}),
       ...(caFile === undefined ? {} : { caFile }),
     },
     nodeId: nodeId(environment),

@@ -4,10 +4,11 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { Generator } from "../bench/load/client.ts";
-import { zipf } from "../bench/load/plans.ts";
+import { stampedeOrders, zipf } from "../bench/load/plans.ts";
 import { LoadSocket } from "../bench/load/socket.ts";
 import { figuresOf, markdown, median, type Result } from "../bench/report.ts";
 import type { Measured } from "../bench/measure.ts";
+import { LIMITS } from "../domain/limits.ts";
 
 const SECRET = "a secret of tests, with more than 32 bytes";
 
@@ -145,6 +146,29 @@ describe("the generator", () => {
     assert.deepEqual(calls.slice(0, 4), ["/api/v1/orders opens", "/api/v1/orders/1/pay", "/api/v1/orders joins 9", "/api/v1/orders/2/pay"]);
     assert.deepEqual(tally.lived.slice(0, 2), ["1", "2"]);
     assert.equal(tally.lived.length % 2, 0);
+  });
+
+  test("a stampede goes on to the next merchant before anybody has too many unpaid orders, and is over after the last", async () => {
+    const unpaid = new Map<string, number>();
+    const deals: string[] = [];
+    const server = createServer((req, res) => {
+      let text = "";
+      req.on("data", (chunk: Buffer) => (text += chunk.toString()));
+      req.on("end", () => {
+        const { dealId } = JSON.parse(text) as { dealId: string };
+        const who = `${req.headers.authorization} at ${dealId}`;
+        unpaid.set(who, (unpaid.get(who) ?? 0) + 1);
+        deals.push(dealId);
+        res.writeHead(201, { "content-length": 10 }).end('{"id":"1"}');
+      });
+    });
+    const port = await listening(server);
+    const run = { id: "s", ports: [port], connections: 8, warmSeconds: 0, seconds: 30 };
+    const { tally } = await generator.run({ ...run, plan: { kind: "stampede", deals: ["5", "6"], firstShopper: 0, shoppers: 20 } });
+    server.close();
+    assert.equal(tally.orders.length, stampedeOrders(20) * 2);
+    assert.ok(unpaid.values().every((orders) => orders === LIMITS.unpaidOrdersMax));
+    assert.ok(deals.lastIndexOf("5") < stampedeOrders(20) + 8, "one deal after the other");
   });
 
   test("open loop: sends at its rate, whatever the answers take", async () => {

@@ -91,7 +91,7 @@ test("every variable is taken over, with its type", () => {
         "search",
         "ops",
       ],
-      nats: { servers: ["nats-1:4222", "nats-2:4223"], user: "bus", pass: "p@ss", caFile: keyspaces },
+      nats: { servers: ["nats-1:4222", "nats-2:4223"], user: "bus", pass: "p@ss", tls: true, caFile: keyspaces },
     },
   });
 });

@@ -8,49 +8,10 @@ import type { ServiceName } from "../moleculer.config.ts";
 import { makeTokens } from "../mixins/tokens.ts";
 import { Tracing } from "../mixins/tracing.ts";
 import { readSettings } from "../scripts/settings.ts";
+import { attribute, collector, type Collector } from "./support/collector.ts";
 import { merchantIn, onSale, registered, USER_SETTINGS } from "./support/market.ts";
 import { testNode, type TestNode } from "./support/node.ts";
 import { until } from "./support/until.ts";
-
-interface Span {
-  readonly traceId: string;
-  readonly spanId: string;
-  readonly parentSpanId?: string;
-  readonly name: string;
-  readonly attributes: readonly { readonly key: string; readonly value: { readonly stringValue?: string; readonly intValue?: number } }[];
-  readonly links?: readonly { readonly traceId: string; readonly spanId: string }[];
-  readonly status: { readonly code?: number };
-}
-interface Collector {
-  readonly url: string;
-  readonly spans: Span[];
-  readonly stop: () => Promise<void>;
-}
-
-async function collector(): Promise<Collector> {
-  const spans: Span[] = [];
-  const server = createServer((req, res) => {
-    const chunks: Buffer[] = [];
-    req.on("data", (chunk: Buffer) => void chunks.push(chunk));
-    req.on("end", () => {
-      const body = JSON.parse(Buffer.concat(chunks).toString("utf8")) as { resourceSpans: { scopeSpans: { spans: Span[] }[] }[] };
-      assert.equal(req.url, "/v1/traces");
-      spans.push(...body.resourceSpans.flatMap((resource) => resource.scopeSpans.flatMap((scope) => scope.spans)));
-      res.writeHead(200, { "content-type": "application/json" }).end("{}");
-    });
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    spans,
-    stop: () => new Promise((resolve) => server.close(() => resolve())),
-  };
-}
-
-const attribute = (span: Span | undefined, name: string): string | number | undefined => {
-  const value = span?.attributes.find(({ key }) => key === name)?.value;
-  return value?.stringValue ?? value?.intValue;
-};
 
 describe("a node that is traced", () => {
   const SERVICES: readonly ServiceName[] = ["user", "wallet", "merchant", "stock", "group", "deal", "order", "gateway"];

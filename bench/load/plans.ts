@@ -1,8 +1,14 @@
 /** What a connection asks next, and what it makes of the answer. One plan serves all connections of a run, so that shoppers take turns. */
+import { LIMITS } from "../../domain/limits.ts";
 import { paidCallback } from "./callbacks.ts";
 
 /** What a run is to do; travels from the bench to the generator. */
 export type Plan =
+  /**
+   * Everybody orders of one deal, in turn, until they have as many unpaid orders as anybody may; then of the next, which must be another merchant's.
+   * Over after the last deal: no order is ever refused for having too many, however fast they are answered.
+   */
+  | { readonly kind: "stampede"; readonly deals: readonly string[]; readonly firstShopper: number; readonly shoppers: number }
   /** One order a request: a deal drawn by Zipf's law (exponent 0: evenly), shoppers in turn. */
   | {
       readonly kind: "orders";
@@ -56,6 +62,8 @@ function idIn(body: string, name: string): string {
 
 export function errandsOf(plan: Plan, headers: readonly string[], runId: string): Errands {
   switch (plan.kind) {
+    case "stampede":
+      return stampede(plan, headers, runId);
     case "orders":
       return new Orders(plan, headers, runId);
     case "lives":
@@ -79,6 +87,26 @@ export function errandsOf(plan: Plan, headers: readonly string[], runId: string)
   }
 }
 
+/** What one deal can sell to them. */
+export const stampedeOrders = (shoppers: number): number => shoppers * LIMITS.unpaidOrdersMax;
+
+function stampede(plan: Plan & { kind: "stampede" }, headers: readonly string[], runId: string): Errands {
+  const { firstShopper, shoppers } = plan;
+  const bodies = plan.deals.map(orderBody);
+  const each = stampedeOrders(shoppers);
+  let sent = 0;
+  return {
+    next() {
+      const n = sent++;
+      const body = bodies[Math.floor(n / each)];
+      return body === undefined ? undefined : order(headers[firstShopper + (n % shoppers)] ?? "", `${runId}-${n}`, body);
+    },
+  };
+}
+
+const orderBody = (dealId: string): string => JSON.stringify({ dealId, quantity: 1 });
+const order = (shopper: string, key: string, body: string): Step => ({ request: post("/orders", shopper, key, body), then: keepOrder });
+
 class Orders implements Errands {
   readonly #headers: readonly string[];
   readonly #plan: Plan & { kind: "orders" };
@@ -91,7 +119,7 @@ class Orders implements Errands {
     this.#plan = plan;
     this.#headers = headers;
     this.#runId = runId;
-    this.#bodies = plan.deals.map((dealId) => JSON.stringify({ dealId, quantity: 1 }));
+    this.#bodies = plan.deals.map(orderBody);
     this.#draw = zipf(plan.deals.length, plan.exponent);
   }
 
@@ -99,7 +127,7 @@ class Orders implements Errands {
     const n = this.#sent++;
     const shopper = this.#headers[this.#plan.firstShopper + (n % this.#plan.shoppers)] ?? "";
     const body = this.#bodies[this.#draw()] ?? "";
-    return { request: post("/orders", shopper, `${this.#runId}-${n}`, body), then: keepOrder };
+    return order(shopper, `${this.#runId}-${n}`, body);
   }
 }
 

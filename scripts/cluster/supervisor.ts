@@ -4,7 +4,7 @@
  */
 import { mkdirSync, readFileSync } from "node:fs";
 import { request } from "node:https";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -13,6 +13,7 @@ import { displayName, loadKeyspaces, saveKeyspaces } from "../../db/keyspaces.ts
 import { migrate } from "../../db/migrate.ts";
 import { makeDatabases } from "../../db/new-databases.ts";
 import { newestKeyspaces } from "../../db/routing.ts";
+import { freePort, freePorts } from "../free-ports.ts";
 import { findServer } from "../servers.ts";
 import { StartError } from "../start-error.ts";
 import { makeCertificates } from "./certificates.ts";
@@ -177,8 +178,7 @@ export class Cluster {
         return say(`${name} has stopped; restart ${name} starts it`);
       case "add": {
         if (name !== "worker") throw new StartError("only workers can be added while the cluster runs: add worker");
-        const [port = 0] = await freePorts(1);
-        const child = this.#makeNode("worker", port);
+        const child = this.#makeNode("worker", await freePort());
         await child.start();
         return say(`${child.spec.name} serves`);
       }
@@ -259,18 +259,6 @@ export class Cluster {
 }
 
 const reachable = (host: string): string => (host === "0.0.0.0" || host === "::" || host === "localhost" ? "127.0.0.1" : host);
-
-/** Taken and let go: nobody else is likely to take it within the second until it is used. */
-async function freePorts(count: number): Promise<number[]> {
-  const probes = Array.from({ length: count }, () => createServer());
-  await Promise.all(probes.map((probe) => new Promise<void>((resolve) => probe.listen(0, "127.0.0.1", resolve))));
-  const ports = probes.map((probe) => {
-    const address = probe.address();
-    return typeof address === "object" && address ? address.port : 0;
-  });
-  await Promise.all(probes.map((probe) => new Promise((resolve) => probe.close(resolve))));
-  return ports;
-}
 
 const answers = (port: number, host: string): Promise<boolean> =>
   new Promise((resolve) => {

@@ -51,20 +51,21 @@ export class Mover {
     return this.#last && { ...this.#last };
   }
 
+  /** Ends the move that runs here, if it is this one and not decided yet. Resolves when it has ended, either way. */
+  async interrupt(wish: Wish): Promise<void> {
+    const { keyspace, slots, to } = this.#understand(wish);
+    const last = this.#last;
+    if (!this.#running || last?.city !== keyspace.code || last.slots !== writeSlots(slots) || last.to !== displayName(to)) return;
+    this.#interrupting.abort(new Error("it is taken back"));
+    await this.#running;
+  }
+
   /** Resolves when it is known that it can be done, and is under way. */
   async begin(wish: Wish, action: View["action"]): Promise<View> {
-    if (action === "abort" && this.#running) {
-      this.#interrupting.abort(new Error("it is taken back"));
-      await this.#running;
-    }
     if (this.#last?.state === "running") {
       return raise(OPS_ERRORS, "MOVE_IN_PROGRESS", { what: `slots ${this.#last.slots} of ${this.#last.city} are moving` });
     }
-    const keyspace = this.#platform.keyspaces.byCode(wish.city) ?? raise(COMMON_ERRORS, "CITY_NOT_FOUND", { city: wish.city });
-    const slots = [...new Set(slotRange(wish.slots) ?? refuse(`slots are numbers or ranges from 0 to 15, not ${wish.slots}`))].sort(
-      (a, b) => a - b,
-    );
-    const to = this.#placeOf(wish.to, keyspace, slots);
+    const { keyspace, slots, to } = this.#understand(wish);
     const view: View = {
       city: keyspace.code,
       slots: writeSlots(slots),
@@ -96,6 +97,14 @@ export class Mover {
   async ended(): Promise<View | undefined> {
     await this.#running;
     return this.last;
+  }
+
+  #understand(wish: Wish): { readonly keyspace: Keyspace; readonly slots: readonly number[]; readonly to: string } {
+    const keyspace = this.#platform.keyspaces.byCode(wish.city) ?? raise(COMMON_ERRORS, "CITY_NOT_FOUND", { city: wish.city });
+    const slots = [...new Set(slotRange(wish.slots) ?? refuse(`slots are numbers or ranges from 0 to 15, not ${wish.slots}`))].sort(
+      (a, b) => a - b,
+    );
+    return { keyspace, slots, to: this.#placeOf(wish.to, keyspace, slots) };
   }
 
   /** As the routing table will name it. Where that has URLs, a plain name is one of the city's own, or that of a database beside the one that has the slots. */

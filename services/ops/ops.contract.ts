@@ -166,6 +166,15 @@ export const abortMove = action("ops.abortMove", {
   timeoutMs: 60_000,
   rest: { method: "POST", path: "/ops/shards/move/abort", who: "admin", status: 202, tag: "Operating", example: MOVE_EXAMPLE },
 });
+/** Internal, asked of one node at a time. */
+export const interruptMove = action("ops.interruptMove", {
+  summary: "End this move, if the node that answers is at it and it is not decided yet",
+  params: MOVE,
+  answer: undefined,
+  errors: MOVE_ERRORS,
+  timeoutMs: 50_000,
+  retrySafe: true,
+});
 const MoveList = { type: "array", items: MoveView } as const;
 export const listMoves = action("ops.moves", {
   summary: "The last move of each node, the newest first",

@@ -15,6 +15,7 @@ import {
   abortMove,
   drainNode,
   dropDeadLetter,
+  interruptMove,
   listAttention,
   lastMove,
   listAllMailboxes,
@@ -55,6 +56,7 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     drain: handle(drainNode, (ctx) => drain(ctx, ctx.params.node)),
     moveShards: handle(moveSlots, move),
     abortMove: handle(abortMove, takeBack),
+    interruptMove: handle(interruptMove, interrupt),
     moves: handle(listMoves, moves),
     lastMove: handle(lastMove, mine),
     deadLetters: handle(listDeadLetters, deadLetters),
@@ -92,8 +94,15 @@ function move(this: This, ctx: Ctx<typeof moveSlots>): Promise<Answer<typeof mov
   return this.mover.begin(ctx.params, "move");
 }
 
-function takeBack(this: This, ctx: Ctx<typeof abortMove>): Promise<Answer<typeof abortMove>> {
+/** Whichever node is at it gives it up first. Of one that does not answer the lock at the source tells whether it still is. */
+async function takeBack(this: This, ctx: Ctx<typeof abortMove>): Promise<Answer<typeof abortMove>> {
+  const nodes = await nodesOffering(ctx, interruptMove.name);
+  await Promise.allSettled(nodes.map((nodeID) => call(ctx, interruptMove, ctx.params, { nodeID })));
   return this.mover.begin(ctx.params, "abort");
+}
+
+async function interrupt(this: This, ctx: Ctx<typeof interruptMove>): Promise<undefined> {
+  await this.mover.interrupt(ctx.params);
 }
 
 /** Of every node, since the one that moves need not be the one that is asked. */

@@ -3,7 +3,6 @@
  * until the branch it fails for stands alone: one broken wallet never holds up another.
  */
 import type { ServiceBroker } from "moleculer";
-import { DomainError } from "../../domain/error.ts";
 import { slotOf } from "../../domain/ids.ts";
 import { call, type Answer, type Of } from "../../mixins/contract.ts";
 import type { cancelWallets, confirmWallets, tryWallets, WalletBranch } from "../wallet/wallet.contract.ts";
@@ -32,8 +31,9 @@ export async function callBranches(
       const answers = await call(broker, phase as typeof tryWallets, { slot, items: [...items] });
       for (const answer of answers) outcomes.set(answer.xid, answer);
     } catch (error) {
-      const later = error instanceof DomainError && error.retryable;
-      if (items.length === 1 || later) {
+      // Ours and Moleculer's own: the node is gone, busy or too late for all of them, and halves would each wait as long.
+      const isLater = (error as { readonly retryable?: boolean } | undefined)?.retryable === true;
+      if (items.length === 1 || isLater) {
         for (const { xid } of items) outcomes.set(xid, error instanceof Error ? error : new Error(String(error)));
         return;
       }

@@ -1,4 +1,4 @@
-/** Certificates that have expired: nobody speaks to who shows one, neither through the door nor on the bus. */
+/** Who is spoken to, and who is let in: nobody speaks to a certificate that has expired, neither at the door nor on the bus; the bus knows its nodes. */
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -8,11 +8,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { connect as connectTls, createServer } from "node:tls";
-import { connect as connectBus } from "nats";
-import { natsOptions } from "../../mixins/bus.ts";
+import { connect as connectBus, nkeys } from "nats";
+import { natsOptions, type NatsSettings } from "../../mixins/bus.ts";
 import { makeCertificates, type Certificates } from "../../scripts/cluster/certificates.ts";
+import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
-import { freePort } from "../support/nats.ts";
 import { until } from "../support/until.ts";
 
 const TWO_YEARS_MS = 2 * 365 * 86_400_000;
@@ -53,15 +53,20 @@ describe("a certificate", () => {
   }
 
   /** A bus that shows it, asked as our nodes ask. */
-  async function joinBus({ certificateFile, keyFile, caFile }: Certificates): Promise<string> {
+  function joinBus({ certificateFile, keyFile, caFile }: Certificates): Promise<string> {
+    const [cert, key] = [certificateFile, keyFile].map((path) => JSON.stringify(path));
+    return joinWith(`tls { cert_file: ${cert}, key_file: ${key} }`, { caFile });
+  }
+
+  /** What a node with these settings says of a bus with this configuration. */
+  async function joinWith(configuration: string, settings: Omit<NatsSettings, "servers">): Promise<string> {
     const port = await freePort();
     const file = join(dataDir, "nats.conf");
-    const [cert, key] = [certificateFile, keyFile].map((path) => JSON.stringify(path));
-    writeFileSync(file, `listen: "127.0.0.1:${port}"\ntls { cert_file: ${cert}, key_file: ${key} }\n`);
+    writeFileSync(file, `listen: "127.0.0.1:${port}"\n${configuration}\n`);
     nats = spawn(await findServer("nats-server"), ["-c", file], { stdio: "ignore" });
     const gone = once(nats, "exit");
     await until(() => listens(port));
-    const said = await connectBus({ ...natsOptions({ servers: [`127.0.0.1:${port}`], caFile }, "a node"), reconnect: false }).then(
+    const said = await connectBus({ ...natsOptions({ servers: [`127.0.0.1:${port}`], ...settings }, "a node"), reconnect: false }).then(
       async (connection) => {
         await connection.close();
         return "welcome";
@@ -81,6 +86,23 @@ describe("a certificate", () => {
   it("that is good opens the bus, with one that has expired no node joins", async () => {
     assert.equal(await joinBus(good), "welcome");
     assert.equal(await joinBus(expired), "CERT_HAS_EXPIRED");
+  });
+
+  it("is asked for by a node that was told so, which says nothing to a bus without one", async () => {
+    assert.equal(await joinWith("", {}), "welcome");
+    assert.equal(await joinWith("", { tls: true, user: "tuanbar", pass: "a secret" }), "SERVER_OPT_NA");
+  });
+
+  it("may be a key: a bus lets those in whose public half it has", async () => {
+    const [ours, theirs] = [nkeys.createUser(), nkeys.createUser()];
+    const seed = (user: typeof ours): string => {
+      const file = join(dataDir, "seed");
+      writeFileSync(file, `${new TextDecoder().decode(user.getSeed())}\n`, { mode: 0o600 });
+      return file;
+    };
+    const bus = `authorization { users: [ { nkey: ${ours.getPublicKey()} } ] }`;
+    assert.equal(await joinWith(bus, { credsFile: seed(ours) }), "welcome");
+    assert.equal(await joinWith(bus, { credsFile: seed(theirs) }), "AUTHORIZATION_VIOLATION");
   });
 });
 

@@ -14,6 +14,7 @@ import { shardOf, type Id } from "../../domain/ids.ts";
 import { call } from "../../mixins/contract.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
 import { birthOf } from "../../scripts/process-lock.mjs";
+import { RATES } from "../../services/gateway/limits.ts";
 import { placeOrder } from "../../services/order/order.contract.ts";
 import { ClusterServer, everyOrderIsThere, everythingHolds, expect, joined, openBar, shopper } from "../support/cluster.ts";
 import { userId } from "../support/deals.ts";
@@ -28,13 +29,8 @@ const tokens = makeTokens(SECRET);
 
 describe("a cluster", () => {
   const dataDir = mkdtempSync(join(tmpdir(), "tb-cluster-"));
-  const cluster = new ClusterServer({
-    DATA_DIR: dataDir,
-    JWT_SECRET: SECRET,
-    RATE_LIMITS: "off",
-    ADMIN_PASSWORD: "cluster-test-admin",
-    LOG_LEVEL: "error",
-  });
+  const environment = { DATA_DIR: dataDir, JWT_SECRET: SECRET, ADMIN_PASSWORD: "cluster-test-admin", LOG_LEVEL: "error" };
+  const cluster = new ClusterServer({ ...environment, RATE_LIMITS: "off" });
   let admin: string;
   let boss: string;
   let deals: Id[];
@@ -236,6 +232,23 @@ describe("a cluster", () => {
     await everythingHolds(cluster, admin, shopping);
   });
 
+  it("takes a worker in, gives it its shards, and lets it go again, and nobody who buys hears of it", async () => {
+    const owners = async (): Promise<Set<string>> => {
+      const { items } = await expect<{ items: { owner: string }[] }>(200, cluster.insist("GET", "/ops/shards", { token: admin }));
+      return new Set(items.map(({ owner }) => owner));
+    };
+    const shopping = new Shopping(cluster, shoppers, deals);
+    assert.match(await cluster.command("add", "worker"), /^worker-4 serves$/m);
+    await until(async () => (await owners()).has("worker-4"));
+    assert.equal((await cluster.processes()).get("worker-4")?.state, "running");
+    await until(async () => shopping.acknowledged.size > 20);
+    assert.match(await cluster.command("stop", "worker-4"), /^worker-4 has stopped/m);
+    await until(async () => !(await owners()).has("worker-4"));
+    await shopping.end();
+    assert.deepEqual(shopping.failures, []);
+    await everyOrderIsThere(cluster, shopping);
+  });
+
   it("comes back with everything after kill -9 of the supervisor and every node, and stops cleanly", async () => {
     const shopping = new Shopping(cluster, shoppers.slice(0, 4), deals);
     await until(async () => shopping.acknowledged.size > 10).catch(async (error: unknown) => {
@@ -257,5 +270,39 @@ describe("a cluster", () => {
       [],
       "nothing is left running",
     );
+  });
+
+  it("knows its tokens from others, and counts guesses at all its gateways together, whatever a client says of its address", async () => {
+    await cluster.stop();
+    const limited = new ClusterServer({ ...environment, RATE_LIMITS: "on" });
+    await limited.start();
+    try {
+      const boss = caller(userId(1), ["admin"]);
+      const forged = await makeTokens("the secret of somebody else, long enough").sign(boss, 3_600);
+      const statuses: [string | undefined, number][] = [
+        [undefined, 401],
+        [forged, 401],
+        [await tokens.sign(boss, -10), 401],
+        [await tokens.sign(caller(userId(2)), 3_600), 403],
+        [admin, 200],
+      ];
+      for (const [token, status] of statuses)
+        assert.equal((await limited.ask("GET", "/ops/shards", token === undefined ? {} : { token })).status, status);
+
+      const guess = (base: string, n = 0): Promise<number> =>
+        fetch(`${base}/api/v1/auth/login`, {
+          method: "POST",
+          headers: { "content-type": "application/json", ...(n > 0 ? { "x-forwarded-for": `203.0.113.${n}` } : {}) },
+          body: JSON.stringify({ username: "admin", password: "a wrong password" }),
+        }).then(({ status }) => status);
+      const answers: number[] = [];
+      for (let n = 1; n <= RATES.loginGuess; n++) answers.push(await guess(limited.base, n));
+      assert.deepEqual(new Set(answers), new Set([401]));
+      assert.equal(await guess(limited.base, 99), 429);
+      for (const [name, { port }] of await limited.processes())
+        if (name.startsWith("gateway-")) assert.equal(await guess(`http://127.0.0.1:${port}`), 429, name);
+    } finally {
+      await limited.stop();
+    }
   });
 });

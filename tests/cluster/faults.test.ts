@@ -1,5 +1,5 @@
 /**
- * A whole cluster under one load from beginning to end, whose servers are killed and stopped in turn, and whose bus is cut in two. After each fault
+ * A whole cluster under one load from beginning to end, whose servers and nodes are killed and stopped in turn, and whose bus is cut in two. After each fault
  * people buy again by themselves and every order they were told of is there; at the end nothing is oversold and every invariant holds.
  */
 import assert from "node:assert/strict";
@@ -79,7 +79,7 @@ describe("a cluster whose servers fail under load", () => {
     for (const one of all) process.kill(one, "SIGCONT");
   }
 
-  for (const name of ["nats", "redis", "postgres-1", "postgres-2", "nginx"]) {
+  for (const name of ["nats", "redis", "postgres-1", "postgres-2", "nginx", "gateway-1", "worker-2", "jobs-1"]) {
     it(`sells again after ${name} was killed, and after it stood still`, async (t) => {
       process.kill(await cluster.pidOf(name), "SIGKILL");
       const killed = await sellsAgain();

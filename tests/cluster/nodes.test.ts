@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
@@ -15,10 +15,15 @@ import { makeNode, type Node, type NodeOptions } from "../../moleculer.config.ts
 import { natsOptions } from "../../mixins/bus.ts";
 import { surfaceOf } from "../../mixins/surface.ts";
 import { natsFile } from "../../scripts/cluster/files.ts";
+import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
+import { TestNats } from "../support/nats.ts";
+import { SilentProxy } from "../support/silent-proxy.ts";
 import { until } from "../support/until.ts";
 
 const PASSWORD = "a password of this test";
+/** A few more than one node works on at once. */
+const CROWD = 4_100;
 const shard = { city: 1, slot: 7 };
 const place = <const N extends string>(name: N, retrySafe: boolean) =>
   action(name, { summary: "", params: {}, answer: "string" as const, retrySafe, address: () => shard });
@@ -126,6 +131,97 @@ describe("nodes of a cluster", () => {
     await stop(asks, again, first);
   });
 
+  it("are left alone for a while when they are there and do not answer: calls fail at once, then one tries again", async () => {
+    const [asks, silent] = (await asking("a")) as [Node, Node];
+    const hasty = (): Promise<unknown> => call(asks.broker, once, {}, { timeout: 100 });
+    getsStuck = true;
+    const late = await Promise.allSettled(Array.from({ length: 20 }, hasty));
+    getsStuck = false;
+    assert.ok(late.every((one) => one.status === "rejected" && one.reason instanceof Errors.RequestTimeoutError));
+    await assert.rejects(hasty(), Errors.ServiceNotAvailableError);
+    // Of the other actions of that node nothing is known.
+    assert.equal(await call(asks.broker, safe, {}), "a");
+    await until(() =>
+      hasty().then(
+        (by) => by === "a",
+        () => false,
+      ),
+    );
+    await stop(asks, silent);
+  });
+
+  it("take so many calls of one action at once and refuse the next at once; other actions are answered", async () => {
+    const [asks, busy] = (await asking("a")) as [Node, Node];
+    const crowd = await stuckCalls(() => ({
+      outcomes: Promise.allSettled(Array.from({ length: CROWD }, () => call(asks.broker, once, {}))),
+    }));
+    assert.equal(await call(asks.broker, safe, {}), "a");
+    const outcomes = await crowd.outcomes;
+    const refused = outcomes.flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
+    assert.ok(refused.length > 0 && refused.length < 10, `${refused.length} of ${CROWD}`);
+    assert.ok(refused.every((error) => error instanceof Errors.QueueIsFullError));
+    await stop(asks, busy);
+  });
+
+  it("know at once when the bus is killed: calls under way and new ones fail, and all goes on by itself when it is back", async () => {
+    const bus = await TestNats.start();
+    const on = { nats: { servers: [new URL(bus.url).host] } };
+    const asks = await node("asks", { services: ["probe"], replace: {}, ...on });
+    const works = await node("works", on);
+    try {
+      await until(async () => asks.broker.registry.getActionEndpoints(safe.name)?.count() === 1);
+      const stuck = await stuckCalls(() => ({ outcomes: Promise.allSettled([call(asks.broker, once, {}), call(asks.broker, safe, {})]) }));
+      const startedMs = performance.now();
+      await bus.kill();
+      const [unknown, repeated] = await stuck.outcomes;
+      assert.ok(unknown?.status === "rejected" && unknown.reason instanceof Errors.RequestRejectedError, "nobody knows what it did");
+      assert.ok(repeated?.status === "rejected" && repeated.reason instanceof Errors.ServiceNotAvailableError, "it was not sent again");
+      await assert.rejects(call(asks.broker, once, {}), Errors.ServiceNotAvailableError);
+      const tookMs = performance.now() - startedMs;
+      assert.ok(tookMs < 2_500, `they fail after ${tookMs} ms`);
+      await bus.start();
+      await until(() =>
+        call(asks.broker, once, {})
+          .then((by) => by === "works")
+          .catch(() => false),
+      );
+    } finally {
+      await stop(asks, works);
+      await bus.stop();
+    }
+  });
+
+  it("can be stopped while the bus is away, and are not on it when it is back", async () => {
+    const bus = await TestNats.start();
+    const leaves = await node("leaves", { nats: { servers: [new URL(bus.url).host] } });
+    const client = clientOf(leaves);
+    await bus.kill();
+    await assert.rejects(client.flush(), "it is away");
+    await stop(leaves);
+    assert.ok(client.isClosed());
+    await bus.stop();
+  });
+
+  it("tell the others that their connection was broken: what may be repeated is, and does not wait for an answer that was lost with it", async () => {
+    const asks = await node("asks", { services: ["probe"], replace: {} });
+    const proxy = await SilentProxy.start(port);
+    const works = await node("works", { nats: { servers: [`127.0.0.1:${proxy.port}`], user: "tuanbar", pass: PASSWORD } });
+    try {
+      await until(async () => asks.broker.registry.getActionEndpoints(safe.name)?.count() === 1);
+      const stuck = await stuckCalls(() => ({ outcomes: Promise.allSettled([call(asks.broker, once, {}), call(asks.broker, safe, {})]) }));
+      const startedMs = performance.now();
+      proxy.break();
+      const [unknown, repeated] = await stuck.outcomes;
+      const tookMs = performance.now() - startedMs;
+      assert.ok(unknown?.status === "rejected" && unknown.reason instanceof Errors.RequestRejectedError, "nobody knows what it did");
+      assert.deepEqual(repeated, { status: "fulfilled", value: "works" });
+      assert.ok(tookMs < 2_500, `they are over after ${tookMs} ms`);
+    } finally {
+      await stop(asks, works);
+      await proxy.stop();
+    }
+  });
+
   it("refuse to join others that would misread them, in one line that says what about", async () => {
     const other = await node("other");
     const stranger = surfaceOf([action("order.place", { summary: "", params: { dealId: "number" }, answer: undefined })]);
@@ -166,16 +262,9 @@ async function stuckCalls<A>(start: () => A): Promise<A> {
 }
 
 /** As its death would look to the others: no word, no beat. */
-const cutOff = ({ broker }: Node): Promise<void> => (broker.transit as unknown as { tx: { client: NatsConnection } }).tx.client.close();
+const cutOff = (node: Node): Promise<void> => clientOf(node).close();
+const clientOf = ({ broker }: Node): NatsConnection => (broker.transit as unknown as { tx: { client: NatsConnection } }).tx.client;
 
-const freePort = (): Promise<number> =>
-  new Promise((resolve) => {
-    const probe = createServer();
-    probe.listen(0, "127.0.0.1", () => {
-      const address = probe.address();
-      probe.close(() => resolve(typeof address === "object" && address ? address.port : 0));
-    });
-  });
 const answers = (port: number): Promise<boolean> =>
   new Promise((resolve) => {
     const socket = connect(port, "127.0.0.1", () => {

@@ -6,13 +6,14 @@ import { spawn } from "node:child_process";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, it, test } from "node:test";
+import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
 import { parseRedisUrl, RedisLink, RedisUrlError } from "../../mixins/redis.ts";
 import { RedisStockGate } from "../../mixins/stock-gate.redis.ts";
 import { Limits } from "../../services/gateway/limits.ts";
 import type { Exchange } from "../../services/gateway/exchange.ts";
 import { DomainError } from "../../domain/error.ts";
-import { freePort, RedisServer } from "../support/redis.ts";
+import { RedisServer } from "../support/redis.ts";
 import { stockGateConformance } from "../support/stock-gate.ts";
 import { until } from "../support/until.ts";
 

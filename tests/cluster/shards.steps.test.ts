@@ -11,11 +11,14 @@ import { newestKeyspaces } from "../../db/routing.ts";
 import { SLOT_COUNT } from "../../domain/ids.ts";
 import { makeNode, type Node } from "../../moleculer.config.ts";
 import { STEPS } from "../../services/ops/move-steps.ts";
-import { abortMove, listMoves, listShards, moveSlots, verify } from "../../services/ops/ops.contract.ts";
+import { abortMove, lastMove, listMoves, listShards, moveSlots, verify } from "../../services/ops/ops.contract.ts";
 import { admin as withClient, testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "../support/databases.ts";
 import { append, makeEffects, effectConsumer, effectsOf } from "../support/journal.ts";
+import { call, type Contract, type Fields, type Infer } from "../../mixins/contract.ts";
 import { journalOf } from "../../mixins/journal.ts";
+import { nodesOffering } from "../../mixins/nodes.ts";
 import { ADMIN } from "../support/market.ts";
+import { TestNats } from "../support/nats.ts";
 import { callAs } from "../support/node.ts";
 import { refused } from "../support/shop.ts";
 import { until } from "../support/until.ts";
@@ -150,8 +153,9 @@ describe("moving slots", () => {
 
   describe("of a running node", () => {
     /** A node as it starts. */
-    const start = async (name: string): Promise<Node> =>
+    const start = async (name: string, more: Pick<Parameters<typeof makeNode>[0], "nats"> = {}): Promise<Node> =>
       makeNode({
+        ...more,
         nodeID: `${name}-${randomUUID().slice(0, 8)}`,
         keyspaces: await inForce(),
         urlOf,
@@ -159,11 +163,11 @@ describe("moving slots", () => {
         trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
         logLevel: process.env["LOG_LEVEL"] ?? "fatal",
       });
-    const lastMove = async (node: Node) => (await callAs(node, listMoves, {}, ADMIN)).items[0];
+    const newestMove = async (node: Node) => (await callAs(node, listMoves, {}, ADMIN)).items[0];
     const moved = async (node: Node, slots: string, to: string) => {
       await callAs(node, moveSlots, { city: "hz", slots, to }, ADMIN);
-      await until(async () => (await lastMove(node))?.state !== "running", 60_000);
-      const ended = await lastMove(node);
+      await until(async () => (await newestMove(node))?.state !== "running", 60_000);
+      const ended = await newestMove(node);
       assert.equal(ended?.state, "done", ended?.detail);
     };
 
@@ -214,7 +218,7 @@ describe("moving slots", () => {
           await until(async () => (await effectsOf(effects, "moving")).distinct >= appended, 30_000);
           const done = await effectsOf(effects, "moving");
           assert.equal(done.events, done.distinct, "each event has its effect once");
-          t.diagnostic(`${appended} events meanwhile, ${(await lastMove(node))?.heldMs} ms held`);
+          t.diagnostic(`${appended} events meanwhile, ${(await newestMove(node))?.heldMs} ms held`);
 
           // The node that was away: it reads nothing and writes nothing there.
           await assert.rejects(append(stale, slot, 1), refused("SHARD_MOVING"));
@@ -233,6 +237,39 @@ describe("moving slots", () => {
       },
     );
 
+    it("is taken back by whichever node is asked, and goes on when another move is", { timeout: 240_000 }, async () => {
+      const slot = 13;
+      const [from, to] = [await placeOf(slot), newDatabase()];
+      const nats = await TestNats.start();
+      const nodes: Node[] = [];
+      try {
+        for (const name of ["moves", "asked"]) nodes.push(await start(name, { nats: { servers: [new URL(nats.url).host] } }));
+        const [moves, asked] = nodes as [Node, Node];
+        const at = <N extends string, P extends Fields, A>(contract: Contract<N, P, A>, { broker }: Node, params: Infer<P>) =>
+          call(moves.broker, contract, params, { nodeID: broker.nodeID, meta: { caller: ADMIN } });
+        await until(async () => (await nodesOffering(moves.broker, moveSlots.name)).length === 2);
+        const wish = { city: "hz", slots: String(slot), to };
+        await at(moveSlots, moves, wish);
+        await until(async () => (await at(lastMove, moves, {}))[0]?.step === "copy");
+        for (const other of [
+          { ...wish, to: newDatabase() },
+          { ...wish, slots: "12" },
+        ])
+          await assert.rejects(at(abortMove, asked, other), refused("MOVE_IN_PROGRESS"));
+        assert.equal((await at(lastMove, moves, {}))[0]?.state, "running");
+        await at(abortMove, asked, wish);
+        await until(async () => (await at(lastMove, asked, {}))[0]?.state === "done", 60_000);
+        const [ended] = await at(lastMove, moves, {});
+        assert.deepEqual([ended?.state, ended?.detail], ["failed", "it is taken back"]);
+        assert.equal(await placeOf(slot), from);
+        assert.deepEqual([await takesWrites(from, slot), await takesWrites(to, slot)], [true, false]);
+        assert.deepEqual([await leftovers(from), await leftovers(to)], [0, 0]);
+      } finally {
+        for (const node of nodes) await node.stop();
+        await nats.stop();
+      }
+    });
+
     it("holds the commands of a slot that was left fenced, until the move is taken back", { timeout: 120_000 }, async () => {
       const slot = 15;
       const shard = { city: HZ, slot };
@@ -245,7 +282,7 @@ describe("moving slots", () => {
         await assert.rejects(node.platform.post(shard, "nothing", {}), refused("SHARD_MOVING"));
         await callAs(node, abortMove, { city: "hz", slots: String(slot), to }, ADMIN);
         await until(async () => node.platform.held().length === 0);
-        await until(async () => (await lastMove(node))?.state === "done");
+        await until(async () => (await newestMove(node))?.state === "done");
         assert.equal(node.platform.databaseOf(shard).name, await placeOf(slot));
       } finally {
         await node.stop();

@@ -2,10 +2,10 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once as happened } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect, type NatsConnection } from "nats";
+import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
 import { until } from "./journal.ts";
 
@@ -73,13 +73,4 @@ export class TestNats {
       await connection.close();
     }
   }
-}
-
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await happened(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await happened(server, "close");
-  return port;
 }

@@ -1,11 +1,10 @@
 /** A redis-server of a test's own, on a free port; stopped, frozen and filled up as the test likes. */
-import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
+import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
 import { until } from "./until.ts";
 
@@ -71,16 +70,4 @@ export class RedisServer {
     await this.kill();
     rmSync(this.#dir, { recursive: true, force: true });
   }
-}
-
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as AddressInfo;
-      assert.ok(port > 0);
-      probe.close(() => resolve(port));
-    });
-  });
 }

@@ -49,8 +49,13 @@ export class SilentProxy {
     for (const socket of this.#sockets) socket.resume();
   }
 
-  async stop(): Promise<void> {
+  /** Of every connection both ends are told; new ones are taken. */
+  break(): void {
     for (const socket of this.#sockets) socket.destroy();
+  }
+
+  async stop(): Promise<void> {
+    this.break();
     this.#server.close();
     await once(this.#server, "close");
   }
