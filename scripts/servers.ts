@@ -26,14 +26,17 @@ export async function findServer(name: ServerName): Promise<string> {
   process.stderr.write(`installing ${name} (apt-get install ${name})\n`);
   const error = await install(apt, name);
   if (error !== undefined) {
-    const said = (error as { stderr?: string }).stderr?.trim().split("\n").at(-1) ?? String(error);
+    const said = error.stderr?.trim().split("\n").at(-1) ?? error.message;
     throw new StartError(`${name} cannot be installed (${said}): ${how}`, { cause: error });
   }
   return (await look(name)) ?? fail(`${name} was installed and is not found: ${how}`);
 }
 
+/** As `execFile` rejects: what the program said is with it, where there was a program. */
+type ExecError = Error & { readonly stderr?: string };
+
 /** Resolves with what went wrong. A cluster wants three servers at once, and tests beside it others: each waits until the one before has installed its own. */
-async function install(apt: string, name: ServerName): Promise<unknown> {
+async function install(apt: string, name: ServerName): Promise<ExecError | undefined> {
   const options = { timeout: INSTALL_MS_MAX, env: { ...process.env, DEBIAN_FRONTEND: "noninteractive", RUNLEVEL: "1" } };
   const untilMs = performance.now() + INSTALL_MS_MAX;
   for (;;) {
@@ -41,8 +44,9 @@ async function install(apt: string, name: ServerName): Promise<unknown> {
       await run(apt, ["-q", "update"], options);
       await run(apt, ["-q", "install", "-y", "--no-install-recommends", name], options);
       return undefined;
-    } catch (error) {
-      if (!LOCKED.test((error as { stderr?: string }).stderr ?? "") || performance.now() > untilMs) return error;
+    } catch (caught) {
+      const error = caught as ExecError;
+      if (!LOCKED.test(error.stderr ?? "") || performance.now() > untilMs) return error;
       await sleep(LOCKED_AGAIN_MS);
     }
   }
