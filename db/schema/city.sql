@@ -1,4 +1,4 @@
--- A city keyspace after 000009-failed-settlements.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000010-given-up-payments.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -316,6 +316,7 @@ create table payments (
 -- partitions: payments_00 to payments_15, one a slot with (fillfactor=70)
 CREATE INDEX payments_channel_no ON payments USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
 CREATE INDEX payments_differing ON payments USING btree (id) WHERE differs;
+CREATE INDEX payments_given_up ON payments USING btree (slot, order_id) WHERE (NOT live);
 CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE live;
 CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE unfinished;
 
