@@ -48,7 +48,7 @@ async function charged(town: Town, made: Order): Promise<string> {
   });
   return url ?? "";
 }
-async function paidBySimpay(town: Town): Promise<Order> {
+export async function paidBySimpay(town: Town): Promise<Order> {
   const made = await order(town, await town.person());
   await town.simpay.pay(await charged(town, made));
   await is(town, made, "CONFIRMED");
