@@ -149,6 +149,8 @@ describe("the documented examples", () => {
     );
     await replay("ops.attention", admin);
     await replay("ops.replayCallback", admin, { id: refundId });
+    await server.query("sh", `update channel_callbacks set state = 'FAILED' where id = ${refundId}`);
+    await replay("ops.resolveCallback", admin, { id: refundId });
     await replay("payment.resumeRefund", admin, { id: refundId });
     // The refund may be paid by now; a charge waits for its customer, who never comes.
     await replay("ops.retry", admin, { id: chargeId });

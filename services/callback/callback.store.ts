@@ -76,6 +76,13 @@ const REPLAY: Statement = {
     update channel_callbacks_$1 set state = 'KEPT', attempts = 0, next_attempt_at = now()
      where slot = $1 and id = $2 and state = 'FAILED' and news is not null returning id`,
 };
+/** Who has looked stands beside what was wrong, for whoever traces it. */
+const RESOLVE: Statement = {
+  name: "callback/resolve",
+  text: `
+    update channel_callbacks_$1 set state = 'RESOLVED', done_at = now(), error = concat_ws('; ', error, 'resolved by ' || $3::text)
+     where slot = $1 and id = $2 and state = 'FAILED' returning id`,
+};
 /** What is not worked off stays, however old, and what waits for a person. */
 const PRUNE: Statement = {
   name: "prune/callbacks",
@@ -84,7 +91,7 @@ const PRUNE: Statement = {
       delete from channel_callbacks c
        using unnest($1::smallint[]) as k(slot)
        cross join lateral (
-             select slot, id, done_at from channel_callbacks where slot = k.slot and state = 'DONE' order by id limit $2) o
+             select slot, id, done_at from channel_callbacks where slot = k.slot and state in ('DONE', 'RESOLVED') order by id limit $2) o
        where c.slot = o.slot and c.id = o.id and o.done_at < now() - make_interval(days => $3)
       returning 1)
     select count(*)::integer as rows from gone`,
@@ -122,6 +129,10 @@ export const noteCallbackFailure = async (db: Queryable, shard: Shard, id: strin
 /** A person wants a FAILED one worked off again; false where there is none. */
 export const replayCallback = async (db: Queryable, shard: Shard, id: string): Promise<boolean> =>
   (await db.query(REPLAY, [shard.slot, id])).length > 0;
+
+/** A person has seen that a FAILED one is nothing to us; false where there is none. */
+export const resolveCallback = async (db: Queryable, shard: Shard, id: string, by: string): Promise<boolean> =>
+  (await db.query(RESOLVE, [shard.slot, id, by])).length > 0;
 
 export const pruneCallbacks = pruneOld("callbacks", "city", PRUNE, LIMITS.callbacksKeptDays);
 

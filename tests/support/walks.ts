@@ -318,8 +318,10 @@ export const WALKS: readonly Walk[] = [
         const [row] = await town.rows<{ state: string }>(number, "select state from channel_callbacks where slot = $1 and subject = $2");
         assert.equal(row?.state, "FAILED");
       });
-      // A person has looked: it is nobody's.
-      await town.rows(number, "delete from channel_callbacks where slot = $1 and subject = $2");
+      // A person has looked: it is nobody's. Whoever is told twice hears the second time that it is not there any more.
+      const [callback] = await town.rows<{ id: Id }>(number, "select id::text from channel_callbacks where slot = $1 and subject = $2");
+      const { status } = await town.insist("POST", `/ops/callbacks/${callback?.id}/resolve`, town.admin, {});
+      assert.match(String(status), /^(200|404)$/);
     },
   },
   {
