@@ -44,6 +44,13 @@ export const LIMITS = {
   bodyBytesMax: 100_000,
   /** Events and inbox rows older than this go, once every event consumer has handled them: long enough to look into last month's complaint. */
   eventsKeptDays: 30,
+  /** Notices older than this go: nobody asks his stream for so much, and each has outlived its event, whose mark it is. */
+  notificationsKeptDays: 90,
+  /**
+   * Callbacks done longer ago than this go. Channels tell again for a day, a disputed payment is looked into for weeks. One told again even after
+   * that, signed anew, would find the payment, refund or payout where it left it.
+   */
+  callbacksKeptDays: 90,
 } as const;
 
 invariant(LIMITS.lockWaitMs < LIMITS.statementMs, "a lock wait ends before its statement does");
@@ -53,4 +60,5 @@ invariant(LIMITS.requestMs < LIMITS.tryMs, "recovery never cancels a payment who
 invariant(LIMITS.channelMs < LIMITS.requestMs && LIMITS.channelMs < LIMITS.chargeMs, "a channel's answer is waited for by whoever asked");
 invariant(LIMITS.gateCrowdMax < LIMITS.mailboxMerchantCommandsMax, "an open gate lets in fewer than a closed one");
 invariant(LIMITS.statementMs + LIMITS.requestMs < LIMITS.settlementLeaseMs, "a lease outlives the drain it is for");
+invariant(LIMITS.eventsKeptDays < LIMITS.notificationsKeptDays, "an event that is told again finds that its notice was written");
 invariant(LIMITS.mailboxMerchantCommandsMax < LIMITS.mailboxCommandsMax, "one merchant never fills a mailbox");

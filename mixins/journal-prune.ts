@@ -1,19 +1,13 @@
 /**
- * Events and marks of the inbox do not pile up for ever: what is older than `LIMITS.eventsKeptDays` and behind the mark of every event consumer goes,
- * a thousand rows of a slot at a time. An event that a mark stands at stays, since that is where a replay would begin.
+ * Events and marks of the inbox that are older than `LIMITS.eventsKeptDays` and behind the mark of every event consumer go. An event that a mark
+ * stands at stays, since that is where a replay would begin.
  *
  * A mark of the inbox must outlive its event: without it a replay would do the effect again. So the inbox is swept only behind events that are gone.
  */
-import type { Logger } from "moleculer";
 import { LIMITS } from "../domain/limits.ts";
 import { shardKey } from "../domain/ids.ts";
-import type { Database, Queryable, Statement } from "../db/database.ts";
-import { isPassing, rest } from "./journal-delivery.ts";
-
-const EVERY_MS = 60 * 60_000;
-/** Of one statement and slot: some milliseconds. Between two the databases have a rest, so that the buyers notice nothing. */
-const ROWS_MAX = 1_000;
-const REST_MS = 100;
+import type { Queryable, Statement } from "../db/database.ts";
+import { PRUNED_ROWS_MAX, remove, removeAll, type Prune } from "./prune.ts";
 
 const BEHIND: Statement = {
   name: "prune/behind",
@@ -53,26 +47,17 @@ interface Behind {
   readonly eventId: string;
 }
 
-const remove = async (tx: Queryable, statement: Statement, [first, second, ...others]: readonly unknown[]): Promise<number> => {
-  const [row] = await tx.query<{ rows: number }>(statement, [first, second, ROWS_MAX, LIMITS.eventsKeptDays, ...others]);
-  return row?.rows ?? 0;
-};
+const removeBehind = (tx: Queryable, statement: Statement, [first, second, ...others]: readonly unknown[]): Promise<number> =>
+  remove(tx, statement, [first, second, PRUNED_ROWS_MAX, LIMITS.eventsKeptDays, ...others]);
 
-/** One pass over all databases: first their events, then the inboxes, of which each has marks for events of every database. */
-export async function prune(databases: readonly Database[], stopping: AbortSignal): Promise<{ events: number; inbox: number }> {
-  const pruned = { events: 0, inbox: 0 };
-  const sweep = async (what: keyof typeof pruned, work: () => Promise<number>): Promise<void> => {
-    let rows: number;
-    do {
-      rows = await work();
-      pruned[what] += rows;
-      if (rows > 0) await rest(REST_MS, stopping);
-    } while (rows > 0 && !stopping.aborted);
-  };
+/** First the events, then the inboxes, of which each has marks for events of every database. */
+export const pruneEvents: Prune = async (databases, stopping) => {
+  const pruned = { events: 0, "marks of the inbox": 0 };
   const behind: Behind[] = [];
   for (const database of databases) {
     const marks = await database.query<{ slot: number; behind: string; consumers: string[] }>(BEHIND, [database.slots]);
-    await sweep("events", () => remove(database, EVENTS, [marks.map((m) => m.slot), marks.map((m) => m.behind)]));
+    const keys = [marks.map((m) => m.slot), marks.map((m) => m.behind)];
+    pruned.events += await removeAll(() => removeBehind(database, EVENTS, keys), stopping);
     for (const { slot, behind: eventId, consumers } of marks) {
       const source = shardKey({ city: database.city, slot });
       behind.push(...consumers.map((consumer) => ({ consumer, source, eventId })));
@@ -81,42 +66,6 @@ export async function prune(databases: readonly Database[], stopping: AbortSigna
   // Told to stop in the middle of the events, their marks may still be needed.
   if (stopping.aborted) return pruned;
   const keys = [behind.map((b) => b.consumer), behind.map((b) => b.source), behind.map((b) => b.eventId)];
-  for (const database of databases) await sweep("inbox", () => remove(database, INBOX, keys));
+  for (const database of databases) pruned["marks of the inbox"] += await removeAll(() => removeBehind(database, INBOX, keys), stopping);
   return pruned;
-}
-
-export class Pruner {
-  readonly #databases: () => Iterable<Database>;
-  readonly #logger: Logger;
-  readonly #stopping = new AbortController();
-  #running: Promise<void> | undefined;
-
-  constructor(databases: () => Iterable<Database>, logger: Logger) {
-    this.#databases = databases;
-    this.#logger = logger;
-  }
-
-  /** Once an hour, beginning an hour after the start: several nodes doing it at once only find less to do. */
-  start(): void {
-    this.#running ??= this.#run();
-  }
-
-  async stop(): Promise<void> {
-    this.#stopping.abort();
-    await this.#running;
-  }
-
-  async #run(): Promise<void> {
-    const { signal } = this.#stopping;
-    for (;;) {
-      await rest(EVERY_MS, signal);
-      if (signal.aborted) return;
-      try {
-        const { events, inbox } = await prune([...this.#databases()], signal);
-        if (events + inbox > 0) this.#logger.info(`${events} events and ${inbox} marks of the inbox were old enough to go`);
-      } catch (error) {
-        if (!isPassing(error)) this.#logger.warn({ err: error }, "old events could not be pruned; trying again in an hour");
-      }
-    }
-  }
-}
+};

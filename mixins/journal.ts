@@ -17,7 +17,6 @@ import type { EventStreams } from "./jetstream.ts";
 import { StreamLane, type StreamLaneWatch } from "./jetstream-lane.ts";
 import { Publisher } from "./jetstream-publisher.ts";
 import type { EventConsumer } from "./journal-delivery.ts";
-import { Pruner } from "./journal-prune.ts";
 import { Relay } from "./journal-relay.ts";
 import { Replays } from "./journal-replays.ts";
 import type { Metrics } from "./metrics.ts";
@@ -91,7 +90,6 @@ export class Journal {
   /** Starts the relays. Returns at once. Without NATS and without consumers nothing is read: nobody could say that it was handled. */
   start(databases: Databases, metrics: Metrics, logger: Logger): void {
     this.#started = { databases, metrics, logger };
-    this.#run(new Pruner(databases, logger));
     if (!this.#streams) this.#run(new Replays(databases, () => this.#consumers, logger));
     for (const database of databases()) this.#read(database, this.#started);
   }

@@ -54,10 +54,11 @@ describe("the documented examples", () => {
     const url = rest.path.replace(/\{(\w+)\}/g, (_, key: string) => path[key] ?? assert.fail(`${name} needs ${key}`));
     const query = rest.method === "GET" && body !== undefined ? `?${new URLSearchParams(filled as Record<string, string>).toString()}` : "";
     const reply = await server.ask(rest.method, url + query, { ...(token === undefined ? {} : { token }), body: filled });
-    assert.equal(reply.status, rest.status, `${name}: ${JSON.stringify(reply.body)}`);
+    const status = rest.acceptedWhen?.(reply.body) ? 202 : rest.status;
+    assert.equal(reply.status, status, `${name}: ${JSON.stringify(reply.body)}`);
     tried.add(name);
     const schema =
-      document.paths[fullPath(rest)]?.[rest.method.toLowerCase()]?.responses[String(rest.status)]?.content?.["application/json"]?.schema;
+      document.paths[fullPath(rest)]?.[rest.method.toLowerCase()]?.responses[String(status)]?.content?.["application/json"]?.schema;
     if (schema) {
       const check = ajv.compile(JSON.parse(JSON.stringify(schema).replaceAll("#/components", "openapi#/components")) as object);
       assert.ok(check(reply.body), `${name} answers as documented: ${JSON.stringify(check.errors)} in ${JSON.stringify(reply.body)}`);
@@ -110,6 +111,8 @@ describe("the documented examples", () => {
     await replay("settlement.balance", token, { id });
     const { id: refundId = "" } = await replay("payment.requestRefund", token, { id: used["id"] ?? "" });
     await replay("payment.approveRefund", token, { id, refundId });
+    const charged = await replay("order.place", token, {}, { dealId, quantity: 1 });
+    const { paymentId: chargeId = "" } = await replay("payment.pay", token, { id: charged["id"] ?? "" }, { channel: "simpay" });
     const unwanted = await replay("order.place", token, {}, { dealId, quantity: 2 });
     await replay("order.cancel", token, { id: unwanted["id"] ?? "" });
     await replay("deal.pause", token, { id: dealId });
@@ -146,8 +149,11 @@ describe("the documented examples", () => {
     );
     await replay("ops.attention", admin);
     await replay("ops.replayCallback", admin, { id: refundId });
+    await server.query("sh", `update channel_callbacks set state = 'FAILED' where id = ${refundId}`);
+    await replay("ops.resolveCallback", admin, { id: refundId });
     await replay("payment.resumeRefund", admin, { id: refundId });
-    await replay("ops.retry", admin, { id: refundId });
+    // The refund may be paid by now; a charge waits for its customer, who never comes.
+    await replay("ops.retry", admin, { id: chargeId });
     await replay("search-index.rebuild", admin);
     await replay("ops.regions", admin);
     await replay("ops.reloadRegions", admin);

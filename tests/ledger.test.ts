@@ -324,11 +324,12 @@ describe("the ledger and the barrier, on PostgreSQL", () => {
     assert.equal(after.creditsPosted - before.creditsPosted, 160n);
     assert.deepEqual(await broken(), []);
   });
-  test("a transfer's row cannot be changed, and a change past that guard shows in the chain", async () => {
-    await assert.rejects(
-      admin(server, (client) => client.query("update transfers set amount = amount + 1 where slot = 5"), database.name),
-      /append-only/,
-    );
+  test("a transfer's row cannot be changed or removed, and a change past that guard shows in the chain", async () => {
+    for (const change of ["update transfers set amount = amount + 1 where slot = 5", "delete from transfers where slot = 5"])
+      await assert.rejects(
+        admin(server, (client) => client.query(change), database.name),
+        /append-only/,
+      );
     await admin(
       server,
       (client) =>

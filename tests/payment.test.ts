@@ -46,6 +46,17 @@ describe("paying", () => {
       state: async () => (await shop.stateOf("payments", id)) ?? "none",
     };
   };
+  /** As if the process had died right after the decision: nobody is told of it. */
+  const withoutFinisher = async (run: () => Promise<unknown>): Promise<void> => {
+    const payment = shop.test.node.broker.getLocalService("payment") as unknown as { finisher: { add: unknown } };
+    const { finisher } = payment;
+    payment.finisher = { add: () => undefined };
+    try {
+      await run();
+    } finally {
+      payment.finisher = finisher;
+    }
+  };
   /** Makes everything unfinished due for recovery now, as if its time had passed. */
   const age = (order: { id: Id }) =>
     shop.rows(
@@ -249,17 +260,6 @@ describe("paying", () => {
         paid: false,
       },
     ];
-    /** As if the process had died right after the decision: nobody is told of it. */
-    const withoutFinisher = async (run: () => Promise<unknown>): Promise<void> => {
-      const payment = shop.test.node.broker.getLocalService("payment") as unknown as { finisher: { add: unknown } };
-      const { finisher } = payment;
-      payment.finisher = { add: () => undefined };
-      try {
-        await run();
-      } finally {
-        payment.finisher = finisher;
-      }
-    };
     for (const { after: point, run, paid } of crashes) {
       it(`right after ${point}, recovery ${paid ? "confirms" : "cancels"}, and both books agree`, async () => {
         const deal = await makeDeal(shop.test, { stock: 10, price: 1_000, city: 3 });
@@ -282,7 +282,7 @@ describe("paying", () => {
 
   it("a request that finds a payment begun by a node that died gets its own, once that one is cancelled", async () => {
     const deal = await makeDeal(shop.test, { stock: 10, price: 1_000 });
-    const user = await shop.person(5_000);
+    const user = await shop.person(1_000);
     const order = await shop.order(deal, user);
     const step = steps(order, user);
     await step.tryCity();
@@ -293,6 +293,22 @@ describe("paying", () => {
     assert.notEqual(paid.paymentId, step.id());
     assert.equal(await status(order, user), "CONFIRMED");
     await shop.addsUp();
+  });
+
+  it("pays again with money that an earlier attempt, cancelled, had set aside, and with nobody else's", async () => {
+    const deal = await makeDeal(shop.test, { stock: 10, price: 1_000 });
+    const user = await shop.person(1_000);
+    const [order, other] = [await shop.order(deal, user), await shop.order(deal, user)];
+    const step = steps(order, user);
+    await step.tryCity();
+    await step.tryWallet();
+    await withoutFinisher(() => step.decide(false));
+    assert.deepEqual(await shop.wallet(user), { available: 0, frozen: 1_000, currency: "CNY" });
+    await assert.rejects(shop.pay(other, user), refused("INSUFFICIENT_FUNDS"));
+    assert.equal((await shop.pay(order, user)).status, "CONFIRMED");
+    await age(order);
+    await shop.addsUp();
+    assert.deepEqual(await shop.wallet(user), { available: 0, frozen: 0, currency: "CNY" });
   });
 
   it("asks for the decision again when the database could not make it, and answers the same request", async () => {

@@ -3,57 +3,26 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, before, describe, it } from "node:test";
 import { gzipSync } from "node:zlib";
-import type { Falsified } from "../simpay/records.ts";
 import { shardOf, type Id } from "../domain/ids.ts";
-import { dayAt } from "../domain/recon/difference.ts";
-import { makeTokens } from "../mixins/tokens.ts";
 import { requestRefund } from "../services/payment/payment.contract.ts";
-import { getStatement, queryRecent, repairDifference } from "../services/recon/recon.contract.ts";
+import { queryRecent, repairDifference } from "../services/recon/recon.contract.ts";
 import { ChannelShop } from "./support/channel-shop.ts";
 import { makeDeal } from "./support/deals.ts";
 import { ADMIN } from "./support/market.ts";
 import { callAs, caller } from "./support/node.ts";
 import { eventually, refused } from "./support/shop.ts";
+import { counted, found, Statements } from "./support/statements.ts";
 
 let town: ChannelShop;
-/** The Chinese day on which everything here happens. */
-let day: string;
+let statements: Statements;
 before(async () => {
   town = await ChannelShop.open();
-  day = dayAt(Date.now());
+  statements = new Statements(town);
 });
 after(() => town.close());
 
 const ORDERS = 12;
-const tokens = makeTokens("a secret of tests, with more than 32 bytes");
 const node = () => town.shop.test.node;
-const statementOf = (id: string, of: { class?: "SHORT" | "LONG"; limit?: number; cursor?: string } = {}) =>
-  callAs(node(), getStatement, { id: id as Id, limit: 100, ...of }, ADMIN);
-type Statement = Awaited<ReturnType<typeof statementOf>>;
-const counted = ({ counts }: Statement): Record<string, number> =>
-  Object.fromEntries(counts.flatMap((one) => (one.count === 0 ? [] : [[one.class, one.count]])));
-
-async function upload(body: string | Buffer, of: { day?: string; channel?: string; type?: string } = {}) {
-  const query = new URLSearchParams({ channel: of.channel ?? "simpay", date: of.day ?? day });
-  const answer = await fetch(`${town.base}/api/v1/recon/statements?${query.toString()}`, {
-    method: "POST",
-    headers: { authorization: `Bearer ${await tokens.sign(ADMIN, 600)}`, "content-type": of.type ?? "text/csv" },
-    body: typeof body === "string" ? body : new Uint8Array(body),
-  });
-  return { status: answer.status, body: (await answer.json()) as { id: string; code?: string; detail?: string } };
-}
-async function fetched(): Promise<string> {
-  return (await town.simpay.raw("GET", `/v1/statements/${day}`)).text();
-}
-async function reconciled(body: string | Buffer, type?: string): Promise<Statement> {
-  const taken = await upload(body, type === undefined ? {} : { type });
-  assert.equal(taken.status, 202, JSON.stringify(taken.body));
-  return done(taken.body.id);
-}
-async function done(id: string): Promise<Statement> {
-  await eventually(async () => assert.match((await statementOf(id)).status, /^(DONE|FAILED)$/), 30_000);
-  return statementOf(id);
-}
 /** What lies in suspense, over all shards: long, and short. */
 async function suspense(): Promise<{ long: number; short: number }> {
   let [long, short] = [0, 0];
@@ -69,21 +38,6 @@ async function suspense(): Promise<{ long: number; short: number }> {
   }
   return { long, short };
 }
-async function falsified(): Promise<readonly Falsified[]> {
-  const last = (await town.simpay.log()).findLast((line) => line.event === "statement.falsified");
-  return last?.event === "statement.falsified" ? last.lines : [];
-}
-
-/** A statement with every kind of lie that was asked for; which lines are struck is a matter of the seed. */
-async function liedTo(chance: Readonly<Record<string, number>>, kinds: number): Promise<string> {
-  for (let seed = 0; ; seed++) {
-    await town.simpay.plan({ seed: `recon ${seed}`, chance });
-    const body = await fetched();
-    await town.strike();
-    if (new Set((await falsified()).map(({ how }) => how)).size === kinds) return body;
-  }
-}
-
 describe("reconciliation", () => {
   let paid: readonly { id: Id; user: Id<"user"> }[];
   before(async () => {
@@ -95,12 +49,12 @@ describe("reconciliation", () => {
   });
 
   it("of a true statement finds every line matched, packed or not, and books nothing", async () => {
-    const statement = await fetched();
+    const statement = await statements.fetched();
     for (const [body, type] of [
       [statement, "text/csv; charset=utf-8"],
       [gzipSync(statement), "application/gzip"],
     ] as const) {
-      const result = await reconciled(body, type);
+      const result = await statements.reconciled(body, type);
       assert.deepEqual([result.status, result.lines, counted(result)], ["DONE", ORDERS + 3, { MATCHED: ORDERS + 3 }]);
       assert.deepEqual(result.differences, []);
     }
@@ -108,24 +62,21 @@ describe("reconciliation", () => {
   });
 
   it("of a false one names exactly what was falsified, keeps what is off in suspense, and explains all of it by asking", async () => {
-    const body = await liedTo({ statementMissing: 0.25, statementExtra: 0.2, statementDoubled: 0.2, statementAltered: 0.25 }, 4);
-    const lies = await falsified();
-    const result = await reconciled(body);
-    const classOf = { missing: "SHORT", extra: "LONG", doubled: "DUPLICATE", altered: "AMOUNT" } as const;
-    // A payment of these minutes may be near to midnight.
-    const found = result.differences.map((one) => `${one.class === "TIMING" ? "SHORT" : one.class} ${one.channelNumber}`);
-    assert.deepEqual(found.toSorted(), lies.map(({ how, channelNumber }) => `${classOf[how]} ${channelNumber}`).toSorted());
+    const chance = { statementMissing: 0.25, statementExtra: 0.2, statementDoubled: 0.2, statementAltered: 0.25 };
+    const { body, lies } = await statements.liedTo(chance);
+    const result = await statements.reconciled(body);
+    assert.deepEqual(found(result), lies);
 
     const held = result.differences.reduce((sum, { suspended }) => sum + suspended, 0);
     const { long, short } = await suspense();
     assert.equal(long - short, held);
     assert.ok(long > 0);
-    for (const { owner, class: found, ageSeconds } of result.differences) {
-      assert.equal(owner, found === "DUPLICATE" ? "channel" : found === "TIMING" ? "nobody" : "finance");
+    for (const { owner, class: kind, ageSeconds } of result.differences) {
+      assert.equal(owner, kind === "DUPLICATE" ? "channel" : kind === "TIMING" ? "nobody" : "finance");
       assert.ok(ageSeconds >= 0);
     }
 
-    const again = await reconciled(body);
+    const again = await statements.reconciled(body);
     assert.deepEqual(counted(again), counted(result));
     assert.deepEqual(
       again.differences.map(({ id }) => id),
@@ -147,7 +98,7 @@ describe("reconciliation", () => {
     const ghost = String(BigInt(paid[0]?.id ?? "0") + (1n << 44n));
     const charge = await town.simpay.charge(ghost, "http://127.0.0.1:9/");
     await town.simpay.pay(charge.body["payUrl"]);
-    const result = await reconciled(await fetched());
+    const result = await statements.reconciled(await statements.fetched());
     const long = result.differences.find(({ number }) => number === ghost);
     assert.deepEqual([long?.class, long?.theirs, long?.suspended, long?.owner], ["LONG", 1_990, 1_990, "finance"]);
     const asked = await callAs(node(), repairDifference, { id: long?.id as Id }, ADMIN);
@@ -156,25 +107,25 @@ describe("reconciliation", () => {
   });
 
   it("takes a difference back when the same day's statement comes again without it", async () => {
-    const ghost = (await reconciled(await fetched())).differences[0];
+    const ghost = (await statements.reconciled(await statements.fetched())).differences[0];
     assert.equal(ghost?.class, "LONG");
-    const lines = (await fetched()).trimEnd().split("\n");
+    const lines = (await statements.fetched()).trimEnd().split("\n");
     const without = lines.filter((line) => !line.includes(ghost.number) && !line.includes("TOTAL"));
     const sum = without.slice(1).reduce((total, line) => total + Number(line.split(",")[5]), 0);
-    const mended = await reconciled(`${without.join("\n")}\n${day},TOTAL,${without.length - 1},,,${sum},,\n`);
+    const mended = await statements.reconciled(`${without.join("\n")}\n${statements.day},TOTAL,${without.length - 1},,,${sum},,\n`);
     assert.deepEqual(counted(mended), { MATCHED: ORDERS + 3 });
     assert.deepEqual(await suspense(), { long: 0, short: 0 });
   });
 
   it("asks, number by number, for what moved in the last hours", async () => {
     const { id } = await callAs(node(), queryRecent, { channel: "simpay", hours: 2 }, ADMIN);
-    const result = await done(id);
+    const result = await statements.done(id);
     assert.deepEqual([result.source, result.status, counted(result)], ["QUERY", "DONE", { MATCHED: ORDERS + 3 }]);
   });
 
   it("goes on where it was left, whichever step was interrupted, and books nothing twice", async () => {
-    const body = await liedTo({ statementMissing: 0.3, statementDoubled: 0.3 }, 2);
-    const first = await reconciled(body);
+    const { body } = await statements.liedTo({ statementMissing: 0.3, statementDoubled: 0.3 });
+    const first = await statements.reconciled(body);
     const before = await suspense();
     const set = (state: string) =>
       town.shop.rows(
@@ -184,12 +135,12 @@ describe("reconciliation", () => {
       );
     for (const state of ["RECEIVED", "MATCHED"]) {
       await set(state);
-      const result = await done(first.id);
+      const result = await statements.done(first.id);
       assert.deepEqual([result.status, result.counts, result.differences.length], ["DONE", first.counts, first.differences.length]);
       assert.deepEqual(await suspense(), before);
     }
     await set("RECEIVING");
-    const cut = await done(first.id);
+    const cut = await statements.done(first.id);
     assert.deepEqual([cut.status, cut.error], ["FAILED", "it was cut off: send it again"]);
     const left = await town.shop.rows<{ n: string }>(
       first.id,
@@ -199,7 +150,7 @@ describe("reconciliation", () => {
   });
 
   it("refuses what the channel cannot have written, and leaves nothing of it", async () => {
-    const whole = await fetched();
+    const whole = await statements.fetched();
     const cases: readonly [string, string | Buffer, number, string][] = [
       ["another file", "a,b,c\n1,2,3\n", 422, "STATEMENT_UNREADABLE"],
       ["cut off", whole.slice(0, whole.length >> 1), 422, "STATEMENT_UNREADABLE"],
@@ -207,28 +158,28 @@ describe("reconciliation", () => {
       ["empty", "", 422, "STATEMENT_UNREADABLE"],
     ];
     for (const [what, body, status, code] of cases) {
-      const { status: answered, body: problem } = await upload(body);
+      const { status: answered, body: problem } = await statements.upload(body);
       assert.deepEqual([answered, problem.code], [status, code], what);
     }
-    assert.deepEqual((await upload(whole, { type: "application/json" })).body.code, "UNSUPPORTED_MEDIA_TYPE");
-    assert.deepEqual((await upload(whole, { channel: "nobody" })).body.code, "CHANNEL_UNKNOWN");
-    assert.deepEqual((await upload(whole, { day: "2026-02-30" })).body.code, "VALIDATION_ERROR");
-    assert.deepEqual((await upload(whole, { day: "today" })).body.code, "VALIDATION_ERROR");
+    assert.deepEqual((await statements.upload(whole, { type: "application/json" })).body.code, "UNSUPPORTED_MEDIA_TYPE");
+    assert.deepEqual((await statements.upload(whole, { channel: "nobody" })).body.code, "CHANNEL_UNKNOWN");
+    assert.deepEqual((await statements.upload(whole, { day: "2026-02-30" })).body.code, "VALIDATION_ERROR");
+    assert.deepEqual((await statements.upload(whole, { day: "today" })).body.code, "VALIDATION_ERROR");
     const left = await town.shop.rows<{ n: string }>(
       paid[0]?.user as Id,
       "select count(*) as n from pg_inherits where $1 >= 0 and inhparent = 'recon_lines'::regclass",
     );
     assert.equal(left[0]?.n, "0");
-    await assert.rejects(statementOf("4194304001"), refused("STATEMENT_NOT_FOUND"));
+    await assert.rejects(statements.find("4194304001"), refused("STATEMENT_NOT_FOUND"));
     await assert.rejects(callAs(node(), repairDifference, { id: "4194304017" as Id }, ADMIN), refused("DIFFERENCE_NOT_FOUND"));
   });
 
   it("shows a report that a person can read, whatever stands on the statement", async () => {
     const header = "time,kind,channel_number,number,charge_number,amount,currency,status";
     const line = `${new Date().toISOString()},PAYMENT,"<script>alert(1)</script>","1 or 2",,5,CNY,PAID`;
-    const { id } = await reconciled(`${header}\n${line}\n${day},TOTAL,1,,,5,,\n`);
+    const { id } = await statements.reconciled(`${header}\n${line}\n${statements.day},TOTAL,1,,,5,,\n`);
     const answer = await fetch(`${town.base}/api/v1/recon/statements/${id}/report`, {
-      headers: { authorization: `Bearer ${await tokens.sign(ADMIN, 600)}` },
+      headers: await statements.authorization(),
     });
     assert.deepEqual([answer.status, answer.headers.get("content-type")], [200, "text/html; charset=utf-8"]);
     const page = await answer.text();

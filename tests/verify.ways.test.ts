@@ -143,6 +143,12 @@ const WAYS: readonly Way[] = [
     "it is not worked off",
     (w) => `update channel_callbacks set state = 'KEPT', received_at = ${HOUR_AGO} where subject = ${w.byChannel.row.id}`,
   ),
+  way(
+    "channels.callbacks",
+    "money of ours is waved through",
+    (w) => `update channel_callbacks set state = 'RESOLVED' where subject = ${w.byChannel.row.id};
+            update payments set paid_at = null where id = ${w.byChannel.row.id}`,
+  ),
   way("channels.clearing", "a refund lies with nobody", (w) => `delete from refunds where payment_id = ${w.goingBack.row.id}`),
   way(
     "channels.clearing",

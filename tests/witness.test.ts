@@ -1,6 +1,6 @@
 /**
  * The witness: random faults of simpay, random kills of it and random traffic, from one seed. After healing, what simpay's own log says happened is
- * what we say happened, to the fen and both ways. `SEED=… node --test tests/witness.test.ts` plays an evening again; the long one, in which the
+ * what we say happened, to the fen and both ways, and so says the reconciliation of its statement. `SEED=… node --test tests/witness.test.ts` plays an evening again; the long one, in which the
  * platform is killed too, is tests/cluster/witness.test.ts.
  */
 import assert from "node:assert/strict";
@@ -12,12 +12,15 @@ import { ChannelShop } from "./support/channel-shop.ts";
 import { makeDeal, userId } from "./support/deals.ts";
 import { Evening } from "./support/evening.ts";
 import { eventually } from "./support/shop.ts";
+import { counted, found, Statements } from "./support/statements.ts";
 import { SimpayProcess } from "./support/simpay.ts";
 import { differences, witnessed } from "./support/witness.ts";
 
 const seed = Number(process.env["SEED"] ?? randomInt(2 ** 31));
 const EVENING_MS = 6_000;
 const MOODS = 6;
+/** Few enough for one page of differences. */
+const LIES = { statementMissing: 0.03, statementExtra: 0.03, statementDoubled: 0.03, statementAltered: 0.03 };
 
 const outside = new SimpayProcess();
 let town: ChannelShop;
@@ -86,4 +89,10 @@ test(`simpay and we saw the same evening (SEED=${seed})`, { timeout: 120_000 }, 
   const { body } = await town.ask("GET", "/ops/verify", userId(16) as Id<"user">, undefined, ["admin"]);
   const wrong = (body as { checks: { name: string; ok: boolean }[] }).checks.filter(({ ok, name }) => !ok && name !== "events.order-index");
   assert.deepEqual(wrong, []);
+
+  // Its statement of the evening says the same, and a falsified one differs by what was falsified.
+  const statements = new Statements(town);
+  assert.deepEqual(Object.keys(counted(await statements.reconciled(await statements.fetched()))), ["MATCHED"]);
+  const { body: falsified, lies } = await statements.liedTo(LIES);
+  assert.deepEqual(found(await statements.reconciled(falsified)), lies);
 });

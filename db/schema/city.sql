@@ -1,4 +1,4 @@
--- A city keyspace after 000010-room-for-updates.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000012-room-for-updates.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -98,7 +98,7 @@ create table channel_callbacks (
   constraint channel_callbacks_pkey PRIMARY KEY (slot, id),
   constraint channel_callbacks_about_check CHECK ((about = ANY (ARRAY['charge'::text, 'refund'::text, 'payout'::text, 'unreadable'::text]))),
   constraint channel_callbacks_check CHECK ((((about = 'unreadable'::text) = (subject IS NULL)) AND ((news IS NULL) = (subject IS NULL)))),
-  constraint channel_callbacks_state_check CHECK ((state = ANY (ARRAY['KEPT'::text, 'DONE'::text, 'FAILED'::text])))
+  constraint channel_callbacks_state_check CHECK ((state = ANY (ARRAY['KEPT'::text, 'DONE'::text, 'FAILED'::text, 'RESOLVED'::text])))
 ) partition by LIST (slot);
 -- partitions: channel_callbacks_00 to channel_callbacks_15, one a slot with (fillfactor=80)
 CREATE INDEX channel_callbacks_failed ON channel_callbacks USING btree (id) WHERE (state = 'FAILED'::text);
@@ -317,6 +317,7 @@ create table payments (
 -- partitions: payments_00 to payments_15, one a slot with (fillfactor=50)
 CREATE INDEX payments_channel_no ON payments USING btree (channel_no, slot) WHERE (channel_no IS NOT NULL);
 CREATE INDEX payments_differing ON payments USING btree (id) WHERE differs;
+CREATE INDEX payments_given_up ON payments USING btree (slot, order_id) WHERE (NOT live);
 CREATE UNIQUE INDEX payments_one_live ON payments USING btree (slot, order_id) WHERE live;
 CREATE INDEX payments_unfinished ON payments USING btree (next_attempt_at) WHERE unfinished;
 

@@ -1,4 +1,4 @@
--- A user keyspace after 000006-arrived-marks.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A user keyspace after 000007-old-notifications.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -128,6 +128,7 @@ create table notifications (
 ) partition by LIST (slot);
 -- partitions: notifications_00 to notifications_15, one a slot
 CREATE INDEX notifications_newest ON notifications USING btree (slot, user_id, id);
+CREATE INDEX notifications_oldest ON notifications USING btree (slot, id);
 
 create table order_index (
   slot smallint not null,

@@ -2,7 +2,9 @@
 import type { Queryable, Statement } from "../../db/database.ts";
 import type { ChannelNews } from "../../domain/channel/records.ts";
 import type { Id, Shard } from "../../domain/ids.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import { fen } from "../../domain/money.ts";
+import { pruneOld } from "../../mixins/prune.ts";
 
 export interface Callback {
   readonly channel: string;
@@ -74,6 +76,26 @@ const REPLAY: Statement = {
     update channel_callbacks_$1 set state = 'KEPT', attempts = 0, next_attempt_at = now()
      where slot = $1 and id = $2 and state = 'FAILED' and news is not null returning id`,
 };
+/** Who has looked stands beside what was wrong, for whoever traces it. */
+const RESOLVE: Statement = {
+  name: "callback/resolve",
+  text: `
+    update channel_callbacks_$1 set state = 'RESOLVED', done_at = now(), error = concat_ws('; ', error, 'resolved by ' || $3::text)
+     where slot = $1 and id = $2 and state = 'FAILED' returning id`,
+};
+/** What is not worked off stays, however old, and what waits for a person. */
+const PRUNE: Statement = {
+  name: "prune/callbacks",
+  text: `
+    with gone as (
+      delete from channel_callbacks c
+       using unnest($1::smallint[]) as k(slot)
+       cross join lateral (
+             select slot, id, done_at from channel_callbacks where slot = k.slot and state in ('DONE', 'RESOLVED') order by id limit $2) o
+       where c.slot = o.slot and c.id = o.id and o.done_at < now() - make_interval(days => $3)
+      returning 1)
+    select count(*)::integer as rows from gone`,
+};
 
 /** The ids of those that are new. */
 export async function keepCallbacks(tx: Queryable, shard: Shard, callbacks: readonly (Callback & { readonly id: Id })[]): Promise<Set<Id>> {
@@ -107,6 +129,12 @@ export const noteCallbackFailure = async (db: Queryable, shard: Shard, id: strin
 /** A person wants a FAILED one worked off again; false where there is none. */
 export const replayCallback = async (db: Queryable, shard: Shard, id: string): Promise<boolean> =>
   (await db.query(REPLAY, [shard.slot, id])).length > 0;
+
+/** A person has seen that a FAILED one is nothing to us; false where there is none. */
+export const resolveCallback = async (db: Queryable, shard: Shard, id: string, by: string): Promise<boolean> =>
+  (await db.query(RESOLVE, [shard.slot, id, by])).length > 0;
+
+export const pruneCallbacks = pruneOld("callbacks", "city", PRUNE, LIMITS.callbacksKeptDays);
 
 /** Amounts as text and back: JSON has no bigint. */
 function withAmounts(news: ChannelNews, make: (amount: bigint) => unknown): unknown {

@@ -1,25 +1,36 @@
-/** Journal (流水): carries what happened from every database to whoever must act on it. Who that is, `mixins/journal.ts` knows. */
+/**
+ * Journal (流水): carries what happened from every database to whoever must act on it; who that is, `mixins/journal.ts` knows. What has been told and
+ * is old goes, here and not with its owners: they run on many nodes, and one is enough.
+ */
 import type { Service, ServiceSchema } from "moleculer";
+import { pruneEvents } from "../../mixins/journal-prune.ts";
 import { type Journal, journalOf } from "../../mixins/journal.ts";
 import { platformOf } from "../../mixins/platform.ts";
+import { Pruner } from "../../mixins/prune.ts";
+import { pruneCallbacks } from "../callback/callback.store.ts";
+import { pruneNotifications } from "../notify/notify.store.ts";
 
 interface Vars {
   journal: Journal;
+  pruner: Pruner;
 }
 type This = Service<{}> & Vars;
 
 const journal: ServiceSchema<{}, {}, Vars> = {
   name: "journal",
   created() {
+    const platform = platformOf(this.broker);
     this.journal = journalOf(this.broker);
+    this.pruner = new Pruner([pruneEvents, pruneNotifications, pruneCallbacks], () => platform.databases.values(), this.logger);
     measure(this);
   },
   started() {
     const platform = platformOf(this.broker);
     this.journal.start(() => platform.databases.values(), platform.metrics, this.logger);
+    this.pruner.start();
   },
-  stopped() {
-    return this.journal.stop();
+  async stopped() {
+    await Promise.all([this.journal.stop(), this.pruner.stop()]);
   },
 };
 export default journal;

@@ -1,7 +1,9 @@
 /** SQL of notifications, in the user keyspace. */
 import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import { slotOf } from "../../domain/ids.ts";
+import { LIMITS } from "../../domain/limits.ts";
 import type { NoticeKind } from "../../domain/notify/notices.ts";
+import { pruneOld } from "../../mixins/prune.ts";
 
 export interface NewNotification {
   readonly userId: string;
@@ -89,3 +91,17 @@ export async function newestNotification(tx: Queryable, userId: string): Promise
   const [row] = await tx.query<{ id: string }>(NEWEST, [slotOf(userId), userId]);
   return row?.id ?? "0";
 }
+
+const PRUNE: Statement = {
+  name: "prune/notifications",
+  text: `
+    with gone as (
+      delete from notifications n
+       using unnest($1::smallint[]) as k(slot)
+       cross join lateral (
+             select slot, id, at from notifications where slot = k.slot order by id limit $2) o
+       where n.slot = o.slot and n.id = o.id and o.at < now() - make_interval(days => $3)
+      returning 1)
+    select count(*)::integer as rows from gone`,
+};
+export const pruneNotifications = pruneOld("notifications", "user", PRUNE, LIMITS.notificationsKeptDays);

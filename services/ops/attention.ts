@@ -10,7 +10,7 @@ import type { Statement } from "../../db/database.ts";
 import type { Of } from "../../mixins/contract.ts";
 import { cursorId, page } from "../../mixins/page.ts";
 import type { Platform } from "../../mixins/platform.ts";
-import { replayCallback } from "../callback/callback.store.ts";
+import { replayCallback, resolveCallback } from "../callback/callback.store.ts";
 import type { Attention } from "./ops.contract.ts";
 
 type View = Of<typeof Attention>;
@@ -88,8 +88,13 @@ export async function retryNow(platform: Platform, id: string): Promise<void> {
 }
 
 /** One that could not be worked off; what could not be read cannot be replayed either. */
-export async function replayKept(platform: Platform, id: string): Promise<void> {
+export const replayKept = (platform: Platform, id: string): Promise<void> => ofKept(platform, id, replayCallback);
+/** One that a person has looked at. */
+export const resolveKept = (platform: Platform, id: string, by: string): Promise<void> =>
+  ofKept(platform, id, (database, shard) => resolveCallback(database, shard, id, by));
+
+async function ofKept(platform: Platform, id: string, change: typeof replayCallback): Promise<void> {
   const shard = shardOf(id);
-  const isThere = isId(id) && platform.servesCity(shard.city) && (await replayCallback(platform.databaseOf(shard), shard, id));
+  const isThere = isId(id) && platform.servesCity(shard.city) && (await change(platform.databaseOf(shard), shard, id));
   if (!isThere) return raise(JOURNAL_ERRORS, "DEAD_LETTER_NOT_FOUND", { id });
 }

@@ -266,6 +266,14 @@ export const replayCallback = action("ops.replayCallback", {
   retrySafe: true,
   rest: { ...admins, path: "/ops/callbacks/{id}/replay", status: 202 },
 });
+/** Of nobody's number, or unreadable for good: without this it would be listed, and the invariants broken, for ever. */
+export const resolveCallback = action("ops.resolveCallback", {
+  summary: "Say that there is nothing to work off in a callback that waits for a person; it is kept as resolved, and by whom",
+  params: { id: "id" },
+  answer: shape("CallbackResolution", { resolved: "boolean" }),
+  errors: ["DEAD_LETTER_NOT_FOUND"],
+  rest: { ...admins, path: "/ops/callbacks/{id}/resolve", status: 200 },
+});
 
 const RegionList = shape("RegionList", { items: { type: "array", items: RegionPolicyView } });
 export const listRegions = action("ops.regions", {

@@ -6,7 +6,7 @@ import type { Service, ServiceSchema } from "moleculer";
 import { type Answer, call, type Ctx, handle } from "../../mixins/contract.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { accountStatement } from "./account-statement.ts";
-import { replayKept, retryNow, viewAttention } from "./attention.ts";
+import { replayKept, resolveKept, retryNow, viewAttention } from "./attention.ts";
 import { nodesOffering } from "../../mixins/nodes.ts";
 import { removeLetter, replayLetter, viewLetters } from "./dead-letters.ts";
 import { Mover } from "./mover.ts";
@@ -27,6 +27,7 @@ import {
   reloadRegions,
   replayCallback,
   replayDeadLetter,
+  resolveCallback,
   retryAttention,
   stateAccount,
   traceNumber,
@@ -64,6 +65,7 @@ const ops: ServiceSchema<{}, {}, Vars> = {
     dropDeadLetter: handle(dropDeadLetter, drop),
     attention: handle(listAttention, attention),
     replayCallback: handle(replayCallback, replayOne),
+    resolveCallback: handle(resolveCallback, resolveOne),
     retry: handle(retryAttention, retry),
     regions: handle(listRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, false) })),
     reloadRegions: handle(reloadRegions, async (ctx) => ({ items: await regionsOfNodes(ctx, true) })),
@@ -143,6 +145,14 @@ async function replayOne(this: This, ctx: Ctx<typeof replayCallback>): Promise<A
   await replayKept(this.platform, id);
   this.logger.warn(`callback ${id} is worked off again, says ${ctx.meta.caller?.username ?? "the platform"}`);
   return { replaying: true };
+}
+
+async function resolveOne(this: This, ctx: Ctx<typeof resolveCallback>): Promise<Answer<typeof resolveCallback>> {
+  const { id } = ctx.params;
+  const by = ctx.meta.caller?.username ?? "the platform";
+  await resolveKept(this.platform, id, by);
+  this.logger.warn(`callback ${id} was resolved by ${by}`);
+  return { resolved: true };
 }
 
 async function retry(this: This, ctx: Ctx<typeof retryAttention>): Promise<Answer<typeof retryAttention>> {

@@ -9,20 +9,23 @@ import type { Decided, WalletDecision } from "../../domain/payment/decide.ts";
 import type { PaymentRow } from "../../domain/payment/try.ts";
 import { USER_ERRORS } from "../../domain/user/errors.ts";
 import type { Platform } from "../../mixins/platform.ts";
-import { tryWallets } from "../wallet/wallet.contract.ts";
-import { Tries, type BranchOutcome } from "./branches.ts";
+import { cancelWallets, tryWallets } from "../wallet/wallet.contract.ts";
+import { callBranches, Tries, type BranchOutcome } from "./branches.ts";
 import { branchOf } from "./finisher.ts";
+import { findGivenUpPayments } from "./payment.store.ts";
 
 /** Between two attempts at a decision: PostgreSQL is back from a crash in a second or two. */
 const DECIDE_AGAIN_MS = 250;
 
 export class Desk {
+  readonly #broker: ServiceBroker;
   readonly #platform: Platform;
   readonly #tries: Tries;
   /** Payments this process is deciding: a second request for one waits for the first one's end. */
   readonly #deciding = new Map<PaymentId, Promise<PaymentRow>>();
 
   constructor(broker: ServiceBroker, platform: Platform) {
+    this.#broker = broker;
     this.#platform = platform;
     this.#tries = new Tries(broker, tryWallets);
   }
@@ -41,12 +44,26 @@ export class Desk {
 
   async #drive(payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> {
     const untilMs = performance.now() + LIMITS.requestMs;
-    const refused = refusalOf(await this.#tries.ask(branchOf(payment)));
+    const refused = refusalOf(await this.#try(payment));
     const decided = await this.#insist(payment, { confirm: refused === undefined, reason: refused?.type ?? "", requestId }, untilMs);
     // The wallet's own reason says more than what became of the order meanwhile.
     const why = refused ?? decided.refused;
     if (why) throw why;
     return decided.payment;
+  }
+
+  /**
+   * Where the wallet is too short, an earlier attempt at this order may hold the money still: its cancel goes there in the background, at worst by
+   * recovery. So it is sent now, which may be repeated, and the wallet is asked once more. Whoever has the money is spared the look.
+   */
+  async #try(payment: PaymentRow): Promise<BranchOutcome> {
+    const outcome = await this.#tries.ask(branchOf(payment));
+    if (outcome instanceof Error || outcome.available === undefined) return outcome;
+    const shard = shardOf(payment.orderId);
+    const earlier = await findGivenUpPayments(this.#platform.databaseOf(shard), shard, payment.orderId);
+    if (earlier.length === 0) return outcome;
+    const cancels = await callBranches(this.#broker, cancelWallets, earlier.map(branchOf));
+    return [...cancels.values()].find((cancel) => cancel instanceof Error) ?? this.#tries.ask(branchOf(payment));
   }
 
   /**

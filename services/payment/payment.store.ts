@@ -44,6 +44,9 @@ const toPayment = (row: PaymentRecord): PaymentRow => ({
  */
 const DECIDED_EARLIER_SECONDS = (LIMITS.tryMs - 5_000) / 1_000;
 
+/** An order lives for a quarter of an hour, and an attempt that the wallet leaves unanswered takes seconds. */
+const GIVEN_UP_MAX = 100;
+
 const BY_IDS: Statement = {
   name: "payment/by-ids",
   text: `select ${COLUMNS} from payments_$1 p where p.slot = $1 and p.id = any($2::bigint[])`,
@@ -57,6 +60,14 @@ const LIVE: Statement = {
   text: `
     select ${COLUMNS} from payments_$1 p
      where p.slot = $1 and p.order_id = any($2::bigint[]) and p.live`,
+};
+/** Of an order, newest first; one the wallet was too short for has left nothing there. */
+const GIVEN_UP: Statement = {
+  name: "payment/given-up",
+  text: `
+    select ${COLUMNS} from payments_$1 p
+     where p.slot = $1 and p.order_id = $2 and not p.live and p.channel = '${WALLET}' and p.reason is distinct from 'INSUFFICIENT_FUNDS'
+     order by p.id desc limit $3`,
 };
 const INSERT: Statement = {
   name: "payment/insert",
@@ -121,6 +132,10 @@ export const lockPayments = async (tx: Queryable, shard: Shard, ids: readonly st
 /** The payment of each order that is not given up, by order. The order's lock protects it: nobody pays without it. */
 export const findLivePayments = async (tx: Queryable, shard: Shard, orders: readonly string[]): Promise<Map<string, PaymentRow>> =>
   new Map((await tx.query<PaymentRecord>(LIVE, [shard.slot, orders])).map((row) => [row.order_id, toPayment(row)]));
+
+/** An order's payments by wallet that were cancelled, or are being, and may have set money aside there. */
+export const findGivenUpPayments = async (db: Queryable, shard: Shard, order: OrderId): Promise<PaymentRow[]> =>
+  (await db.query<PaymentRecord>(GIVEN_UP, [shard.slot, order, GIVEN_UP_MAX])).map(toPayment);
 
 /** The payment that paid each order, by order: what a refund gives back. */
 export async function findCaptures(

@@ -127,7 +127,7 @@ export class ChannelShop {
   }
 
   /** The row of a payment, refund or payout. */
-  async row<R extends object>(table: "payments" | "refunds" | "payouts" | "orders", id: Id): Promise<R> {
+  async row<R extends object>(table: "payments" | "refunds" | "payouts" | "orders" | "channel_callbacks", id: Id): Promise<R> {
     const [row] = await this.shop.rows<R>(id, `select * from ${table} where slot = $1 and id = $2`, [id]);
     assert.ok(row, `${table} has ${id}`);
     return row;

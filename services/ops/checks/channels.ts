@@ -24,7 +24,8 @@ export const CHANNEL_CHECKS: readonly Check[] = [
         from channel_callbacks c
         left join payments p on p.slot = c.slot and p.id = c.subject and c.about = 'charge'
        where c.state = 'FAILED' or (c.state = 'KEPT' and c.received_at < now() - make_interval(secs => $1))
-          or (c.state = 'DONE' and c.about = 'charge' and c.news #>> '{charge,status}' = 'PAID' and p.paid_at is null)`,
+          or (c.about = 'charge' and c.news #>> '{charge,status}' = 'PAID' and p.paid_at is null
+              and (c.state = 'DONE' or (c.state = 'RESOLVED' and p.id is not null)))`,
     values: [GRACE_SECONDS],
   },
   {

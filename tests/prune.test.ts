@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Database } from "../db/database.ts";
-import { prune } from "../mixins/journal-prune.ts";
+import { pruneEvents } from "../mixins/journal-prune.ts";
+import { pruneCallbacks } from "../services/callback/callback.store.ts";
+import { pruneNotifications } from "../services/notify/notify.store.ts";
 import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "./support/databases.ts";
 import { append, effectConsumer, effectsOf, makeEffects, openDatabase, startJournal, until } from "./support/journal.ts";
 
@@ -49,7 +51,7 @@ describe("pruning", () => {
     await until("its marks are at the ends", async () => (await atTheEnd()) === 2);
     await first.stop();
 
-    assert.deepEqual(await prune([user, sh], never), { events: 0, inbox: 0 }, "nothing is old");
+    assert.deepEqual(await pruneEvents([user, sh], never), { events: 0, "marks of the inbox": 0 }, "nothing is old");
     await age(31);
     // A consumer that has come as far as the 100th of the slot holds the rest.
     await sh.query({
@@ -57,9 +59,9 @@ describe("pruning", () => {
       text: `insert into relay_marks (consumer, slot, event_id, replayed, epoch)
              select 'slow', 3, id, true, 0 from events where slot = 3 order by id offset 99 limit 1`,
     });
-    assert.deepEqual(await prune([user, sh], never), { events: 99 + 4, inbox: 99 + 4 });
+    assert.deepEqual(await pruneEvents([user, sh], never), { events: 99 + 4, "marks of the inbox": 99 + 4 });
     await sh.query({ name: "test/gone", text: "delete from relay_marks where consumer = 'slow'" });
-    assert.deepEqual(await prune([user, sh], never), { events: 2_400, inbox: 2_400 });
+    assert.deepEqual(await pruneEvents([user, sh], never), { events: 2_400, "marks of the inbox": 2_400 });
     assert.equal(await count(sh, "events"), 2, "each slot keeps the event its mark stands at");
     assert.equal(await count(user, "inbox"), 2);
 
@@ -72,6 +74,42 @@ describe("pruning", () => {
     await until("the news is told", async () => (await effectsOf(user, "points")).events >= 2_515);
     await second.stop();
     assert.deepEqual(await effectsOf(user, "points"), { events: 2_515, distinct: 2_515 });
-    assert.deepEqual(await prune([user, sh], never), { events: 1, inbox: 1 }, "the one that the mark stood at before");
+    assert.deepEqual(await pruneEvents([user, sh], never), { events: 1, "marks of the inbox": 1 }, "the one that the mark stood at before");
+  });
+
+  test("takes notices older than three months, however many, and no others", async () => {
+    await user.query({
+      name: "test/notices",
+      text: `insert into notifications (slot, user_id, source, event_id, kind, data, at)
+             select 1 + n % 2, n % 7, '1/3', n, 'order.paid', '{}', now() - make_interval(days => case when n <= 2500 then 91 else 89 end)
+               from generate_series(1, 2510) n`,
+    });
+    assert.deepEqual(await pruneNotifications([user, sh], never), { notifications: 2_500 });
+    const left = await user.query({ name: "test/left", text: "select from notifications where at > now() - interval '90 days'" });
+    assert.equal(left.length, 10);
+  });
+
+  test("takes callbacks done three months ago; what is not worked off, and what waits for a person, stays", async () => {
+    await sh.query({
+      name: "test/callbacks",
+      text: `insert into channel_callbacks (slot, id, channel, callback_id, about, subject, body, news, state, next_attempt_at, received_at, done_at)
+             select 3, n, 'simpay', 'evt_' || n, 'charge', n, '{}', '{}', state, at, at, case state when 'DONE' then at end
+               from (select n, case when n <= 1200 then 'FAILED' when n <= 1210 then 'KEPT' else 'DONE' end as state,
+                            now() - make_interval(days => case when n <= 4000 then 91 else 89 end) as at
+                       from generate_series(1, 4010) n) c`,
+    });
+    assert.deepEqual(await pruneCallbacks([user, sh], never), { callbacks: 4_000 - 1_210 });
+    const left = await sh.query<{ state: string; rows: number }>({
+      name: "test/kept",
+      text: "select state, count(*)::integer as rows from channel_callbacks group by state order by state",
+    });
+    assert.deepEqual(
+      left.map(({ state, rows }) => [state, rows]),
+      [
+        ["DONE", 10],
+        ["FAILED", 1_200],
+        ["KEPT", 10],
+      ],
+    );
   });
 });
