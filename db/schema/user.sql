@@ -127,8 +127,8 @@ create table notifications (
   constraint notifications_pkey PRIMARY KEY (slot, user_id, source, event_id)
 ) partition by LIST (slot);
 -- partitions: notifications_00 to notifications_15, one a slot
+CREATE INDEX notifications_at ON notifications USING brin (at);
 CREATE INDEX notifications_newest ON notifications USING btree (slot, user_id, id);
-CREATE INDEX notifications_oldest ON notifications USING btree (slot, id);
 
 create table order_index (
   slot smallint not null,

@@ -99,8 +99,8 @@ const PRUNE: Statement = {
       delete from notifications n
        using unnest($1::smallint[]) as k(slot)
        cross join lateral (
-             select slot, id, at from notifications where slot = k.slot order by id limit $2) o
-       where n.slot = o.slot and n.id = o.id and o.at < now() - make_interval(days => $3)
+             select slot, ctid as row from notifications where slot = k.slot and at < now() - make_interval(days => $3) limit $2) o
+       where n.slot = o.slot and n.ctid = o.row
       returning 1)
     select count(*)::integer as rows from gone`,
 };

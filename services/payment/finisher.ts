@@ -11,8 +11,8 @@ import type { Platform } from "../../mixins/platform.ts";
 import { cancelWallets, confirmWallets } from "../wallet/wallet.contract.ts";
 import { callBranches, type Branch } from "./branches.ts";
 
-/** Nobody waits for an end, so it is gathered: at 2,000 payments a second a round ends 200 with one transaction a user slot, not 200. */
-const GATHER_MS = 100;
+/** Nobody waits for an end, so it is gathered: at 2,000 payments a second a round ends 500 with one transaction a user slot, not 500. */
+const GATHER_MS = 250;
 /** Ends waiting here; the rest is the recovery worker's. */
 const WAITING_MAX = 16_384;
 
