@@ -37,8 +37,8 @@ export type Section = (typeof SECTIONS)[number];
 /** Nobody may have more than 5 unpaid orders with one merchant: this many shoppers can place 150,000. Their tokens are signed in a second or two. */
 const SHOPPERS = 30_000;
 const CONNECTIONS = 256;
-/** A life is four requests, each waiting for one of several mailboxes: twice the connections keep their batches as full as those of orders. */
-const LIFE_CONNECTIONS = 512;
+/** A life is four requests, each waiting for one of several mailboxes: four times the connections make their batches as full as those of orders. */
+const LIFE_CONNECTIONS = 1_024;
 const STOCK = 1_000_000;
 /** 4 merchants in each of the 3 cities, for what is spread. */
 const CITIES = ["sh", "bj", "hz"];
@@ -47,7 +47,7 @@ const ZIPF_DEALS = 1_000;
 const REFUSED_STOCK = 100;
 const REFUSED_SHOPPERS = 2_000;
 /** Two of each pair; more than two for every connection, so that nobody is in two places at once. */
-const LIFE_SHOPPERS = 2_048;
+const LIFE_SHOPPERS = 4_096;
 const WALLET_FEN = 10_000_000_000;
 const IDLE_SETTLE_MS = 5_000;
 const DURABILITY = [

@@ -84,8 +84,8 @@ const SESSION =
  * cities an order cost 325 µs with three lanes a database (batches of 12), 261 with two and 252 with one (batches of 19).
  */
 const LANES = Math.max(1, Math.min(4, Math.floor(availableParallelism() / 2)));
-/** For everything else: reads, sweeps, what background work writes. */
-const CONNECTIONS_MAX = 3;
+/** For everything else: reads, sweeps, what background work writes. A session that has met every table holds some 15 MB. */
+const CONNECTIONS_MAX = LANES + 1;
 
 /** One connection and the turns at it. */
 interface Lane {

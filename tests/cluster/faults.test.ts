@@ -29,7 +29,7 @@ const SCARCE = 60;
 const STOPPED_MS = 4_000;
 /** From the end of a fault to the first sale: a client of NATS or of PostgreSQL tries again within a second or two, on a loaded machine later. */
 const SELLS_AGAIN_MS = 30_000;
-const DRAINED_BY_ALL_MS = 15_000;
+const DRAINED_BY_ALL_MS = 60_000;
 const STARTS_MS = 120_000;
 const tokens = makeTokens(SECRET);
 
