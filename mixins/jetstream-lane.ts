@@ -13,7 +13,7 @@ import type { Consumer, JsMsg } from "nats";
 import type { Database } from "../db/database.ts";
 import { ACK_WAIT_MS, chainOf, type EventStreams } from "./jetstream.ts";
 import { decodeBatch } from "./jetstream-publisher.ts";
-import { findArrived, findMarks, findPosition, moveMarks, type Position, saveHandled, settleArrived } from "./jetstream-store.ts";
+import { findArrived, findMarks, findPosition, moveMarks, type Position, savePosition, settleArrived } from "./jetstream-store.ts";
 import { BATCH_EVENTS_MAX, Delivery, isPassing, rest, retryMs, type DeliveryWatch, type EventConsumer } from "./journal-delivery.ts";
 import { readTable, SEEN_MS } from "./journal-table.ts";
 import { storedEvent, type StoredEvent } from "./stored-event.ts";
@@ -153,7 +153,7 @@ export class StreamLane {
     const batch = decodeBatch(message.string()).map((row) => storedEvent(this.database.city, row));
     if (!follows(last, here) && !(await this.#replay(await this.#marks()))) return false;
     if (!(await this.#deliver(batch))) return false;
-    await saveHandled(this.database, this.consumer.name, marksOf(batch), here);
+    await savePosition(this.database, this.consumer.name, here, marksOf(batch));
     this.#last = here;
     return true;
   }

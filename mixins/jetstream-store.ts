@@ -13,15 +13,25 @@ export async function findPosition(tx: Queryable, consumer: string): Promise<Pos
   return row;
 }
 
-const saves = (chain: string, seq: string): string => `
-    insert into stream_positions as p (consumer, chain, seq) values ($1, ${chain}, ${seq})
+const SAVE: Statement = {
+  name: "jetstream/save",
+  text: `
+    with moved as (
+      insert into relay_marks (consumer, slot, event_id, replayed, epoch)
+      select $1, slot, event_id, false, 0 from unnest($4::smallint[], $5::bigint[]) as m(slot, event_id) order by slot
+          on conflict (consumer, slot) do update set event_id = excluded.event_id)
+    insert into stream_positions as p (consumer, chain, seq) values ($1, $2, $3)
         on conflict (consumer) do update set chain = excluded.chain, seq = excluded.seq, at = now()
-     where p.chain <> excluded.chain or p.seq < excluded.seq`;
-const SAVE: Statement = { name: "jetstream/save", text: saves("$2", "$3") };
-/** Within a chain it only goes forward: a node that was slow does not undo what another has done since. */
-export async function savePosition(tx: Queryable, consumer: string, { chain, seq }: Position): Promise<void> {
-  await tx.query(SAVE, [consumer, chain, seq]);
+     where p.chain <> excluded.chain or p.seq < excluded.seq`,
+};
+/**
+ * With the marks of what was handled up to there, in one transaction. Within a chain the position only goes forward: a node that was slow does not
+ * undo what another has done since.
+ */
+export async function savePosition(tx: Queryable, consumer: string, { chain, seq }: Position, marks = NO_MARKS): Promise<void> {
+  await tx.query(SAVE, [consumer, chain, seq, [...marks.keys()], [...marks.values()]]);
 }
+const NO_MARKS: ReadonlyMap<number, string> = new Map();
 
 const MARKS: Statement = {
   name: "jetstream/marks",
@@ -52,23 +62,14 @@ const SETTLED: Statement = {
 export const settleArrived = (tx: Queryable, consumer: string, slots: readonly number[]): Promise<object[]> =>
   tx.query(SETTLED, [consumer, slots]);
 
-const moves = `
+const MOVE: Statement = {
+  name: "jetstream/move-marks",
+  text: `
     insert into relay_marks (consumer, slot, event_id, replayed, epoch)
     select $1, slot, event_id, false, 0 from unnest($2::smallint[], $3::bigint[]) as m(slot, event_id) order by slot
-        on conflict (consumer, slot) do update set event_id = excluded.event_id`;
-const MOVE: Statement = { name: "jetstream/move-marks", text: moves };
+        on conflict (consumer, slot) do update set event_id = excluded.event_id`,
+};
 /** `replayed` is for relays without NATS, who do not know what passed by here: back to them, a consumer reads the table from its marks. */
 export async function moveMarks(tx: Queryable, consumer: string, marks: ReadonlyMap<number, string>): Promise<void> {
   if (marks.size > 0) await tx.query(MOVE, [consumer, [...marks.keys()], [...marks.values()]]);
-}
-
-const HANDLED: Statement = { name: "jetstream/handled", text: `with moved as (${moves}) ${saves("$4", "$5")}` };
-/** Both of a message that was handled, in one transaction. */
-export async function saveHandled(
-  tx: Queryable,
-  consumer: string,
-  marks: ReadonlyMap<number, string>,
-  { chain, seq }: Position,
-): Promise<void> {
-  await tx.query(HANDLED, [consumer, [...marks.keys()], [...marks.values()], chain, seq]);
 }

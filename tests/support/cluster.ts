@@ -56,9 +56,10 @@ export class ClusterServer extends Server {
     );
   }
 
+  /** One that was killed is started again a moment later, and others may have done its work by then. */
   async pidOf(name: string): Promise<number> {
-    const pid = (await this.processes()).get(name)?.pid ?? 0;
-    assert.ok(pid > 1, `${name} has a process`);
+    let pid = 0;
+    await until(async () => (pid = (await this.processes()).get(name)?.pid ?? 0) > 1);
     return pid;
   }
 }
