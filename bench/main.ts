@@ -8,7 +8,7 @@ import { markdown, write, type Result } from "./report.ts";
 import { stopServers } from "./server-process.ts";
 
 const USAGE = `usage: npm run bench [-- orders] [money] [cluster] [--rounds n] [--seconds n] [--warm n] [--past orders] [--soak minutes] [--keep]
-  --rounds   how often drain, variants and limit (of the cluster: batching on and off) are measured in turns (3)
+  --rounds   how often drain, variants, limit, lives and Zipf (of the cluster: batching on and off) are measured in turns (3)
   --seconds  length of each measured window (5), --warm of the warm-up before it (3)
   --past     orders of the past for money: verified, and lines of the statement that is reconciled (1000000)
   --soak     minutes of load at the end of orders, for flat memory (0: none)

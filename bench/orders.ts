@@ -17,7 +17,7 @@ export interface OrdersOptions {
   readonly sections: readonly Section[];
   /** Orders of the past in the section `money`. */
   readonly past: number;
-  /** How often (a), (b), (c) and (d) are repeated, in turns. */
+  /** How often (a), (b), (c), (d), (f) and (g) are repeated, in turns. */
   readonly rounds: number;
   /** Of each measured window, and of the warm-up before it. */
   readonly seconds: number;
@@ -134,6 +134,7 @@ class OrdersBench {
     const drains = [await this.#with(START, (bench) => this.#drain(bench))];
     const variants: Record<Variant, Measured[]> = { for_update: [], skip_locked: [] };
     const limits: Limit[] = [];
+    const spread: Spread = { lives: [], zipf: [] };
     for (let round = 1; round <= rounds; round++) {
       for (const variant of ["for_update", "skip_locked"] as const) {
         variants[variant].push(await this.#with(["bench/server.ts", variant], (bench) => this.#variant(bench, variant)));
@@ -142,6 +143,7 @@ class OrdersBench {
       const floor = measurable && before ? await this.#limit(before) : undefined;
       const after = await this.#with(START, async (bench) => {
         const drain = await this.#drain(bench);
+        await this.#spread(bench, spread);
         if (round === rounds) await this.#others(bench, drain);
         await bench.settle();
         await bench.verify();
@@ -157,6 +159,8 @@ class OrdersBench {
       say(`round ${round} of ${rounds} is over${this.#faults.length > 0 ? `, with ${this.#faults.length} faults` : ""}`);
     }
     this.#compare(drains, variants, limits);
+    this.#add("lives", "lives/s", spread.lives);
+    this.#add("orders.zipf", "orders/s", spread.zipf);
   }
 
   #figure(name: string, value: number, unit: string): void {
@@ -277,7 +281,18 @@ class OrdersBench {
     return { http, sql };
   }
 
-  /** Everything that is measured once: (a) at other loads, (e), (f), (g). */
+  /** (f) and (g), once a round: what the machine does meanwhile is not the same in every minute. */
+  async #spread(bench: Bench, { lives, zipf }: Spread): Promise<void> {
+    const shops = await this.#shops(bench);
+    await bench.settle();
+    // On one hot deal, as (a) is.
+    lives.push(await this.#load(bench, "lives", await this.#lives(bench, shops.slice(0, 1)), LIVES));
+    await bench.settle();
+    const deals = await parallel(ZIPF_DEALS, 32, (n) => openDeal(bench.api, shops[n % shops.length] as Shop, { stock: STOCK }));
+    zipf.push(await this.#load(bench, "orders.zipf", ordersOf(deals, 1.1)));
+  }
+
+  /** Everything that is measured once: (a) at other loads, (e), (f) over the city. */
   async #others(bench: Bench, drain: Measured): Promise<void> {
     const single = async (name: string, unit: string, plan: Plan, over: Over = {}): Promise<void> => {
       await bench.settle();
@@ -291,13 +306,8 @@ class OrdersBench {
     const soldOut = await this.#hotDeal(bench, REFUSED_STOCK);
     await single("orders.refused", "refusals/s", { ...ordersOf([soldOut]), shoppers: REFUSED_SHOPPERS }, { count: "refusals" });
     await bench.checkCount("orders.refused", [soldOut], REFUSED_STOCK);
-    const shops = await this.#shops(bench);
-    const lives = { count: "lives", connections: LIFE_CONNECTIONS } as const;
-    // On one hot deal, as (a) is; and over the city, where a batch has a twelfth of the commands.
-    await single("lives", "lives/s", await this.#lives(bench, shops.slice(0, 1)), lives);
-    await single("lives.spread", "lives/s", await this.#lives(bench, shops), lives);
-    const deals = await parallel(ZIPF_DEALS, 32, (n) => openDeal(bench.api, shops[n % shops.length] as Shop, { stock: STOCK }));
-    await single("orders.zipf", "orders/s", ordersOf(deals, 1.1));
+    // A batch has a twelfth of the commands.
+    await single("lives.spread", "lives/s", await this.#lives(bench, await this.#shops(bench)), LIVES);
   }
 
   #shops(bench: Bench): Promise<Shop[]> {
@@ -398,6 +408,12 @@ const ordersOf = (deals: readonly string[], exponent = 0): Plan & { kind: "order
   shoppers: SHOPPERS,
 });
 const us = (seconds: number): string => (seconds * 1e6).toFixed(0);
+
+const LIVES = { count: "lives", connections: LIFE_CONNECTIONS } as const;
+interface Spread {
+  readonly lives: Measured[];
+  readonly zipf: Measured[];
+}
 
 interface Floor {
   readonly http: HttpFloor;

@@ -91,7 +91,7 @@ export const SETTINGS: Readonly<Record<string, string | number>> = {
   max_sync_workers_per_subscription: 3,
   // This build has no lz4, and pglz would take the cores that the drains need.
   wal_compression: "off",
-  shared_buffers: "96MB",
+  shared_buffers: "80MB",
   max_wal_size: "1GB",
   checkpoint_timeout: "5min",
   // A cluster of eight nodes asks for some 150 when all of them are busy; one that is not used costs a few kB.
