@@ -23,6 +23,8 @@ import { SilentProxy } from "../support/silent-proxy.ts";
 import { until } from "../support/until.ts";
 
 const SECRET = "a secret for cluster tests, long enough";
+const SERVERS = ["nats", "redis", "postgres-1", "postgres-2", "nginx"];
+const NODES = ["gateway-1", "gateway-2", "worker-1", "worker-2", "worker-3", "jobs-1"];
 const SHOPPERS = 6;
 const SCARCE = 60;
 /** Longer than a node is waited for (3 s). */
@@ -79,7 +81,7 @@ describe("a cluster whose servers fail under load", () => {
     for (const one of all) process.kill(one, "SIGCONT");
   }
 
-  for (const name of ["nats", "redis", "postgres-1", "postgres-2", "nginx", "gateway-1", "worker-2", "jobs-1"]) {
+  for (const name of [...SERVERS, ...NODES]) {
     it(`sells again after ${name} was killed, and after it stood still`, async (t) => {
       process.kill(await cluster.pidOf(name), "SIGKILL");
       const killed = await sellsAgain();
