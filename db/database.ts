@@ -214,7 +214,7 @@ export class Database implements Queryable {
       async (error: unknown) => {
         client.release(true);
         if (!isConnectionLoss(error)) throw error;
-        if (await this.#committed(tx.xid, deadlineMs)) return true;
+        if (await this.#committed(tx.begun, deadlineMs)) return true;
         throw unavailable(this.name, error);
       },
     );
@@ -223,20 +223,26 @@ export class Database implements Queryable {
     return result;
   }
 
-  /** Asks what became of a transaction whose COMMIT had no answer. Throws DatabaseUnavailable when nobody can say in time. */
-  async #committed(xid: string | undefined, deadlineMs: number): Promise<boolean> {
-    if (xid === undefined) return false;
+  /**
+   * Asks what became of a transaction whose COMMIT had no answer. Throws DatabaseUnavailable when nobody can say in time, or at all: a crash forgets ids
+   * of which nothing was flushed, and gives them again, so an id that is committed behind a crash may be somebody else's. (An order was acknowledged
+   * by it and was not there.) Whoever asked comes again with the key, which tells.
+   */
+  async #committed(begun: Begun | undefined, deadlineMs: number): Promise<boolean> {
+    if (begun === undefined) return false;
+    const { xid, atMs } = begun;
     const until = performance.now() + deadlineMs;
     for (;;) {
       try {
-        const [row] = await this.query<{ status: string | null }>(
-          { name: "database/xact-status", text: "select pg_xact_status($1::xid8) as status" },
-          [xid],
-        );
+        const [row] = await this.query<{ status: string | null; same: boolean | null }>(XACT_STATUS, [xid, atMs]);
+        if (row?.status === "committed" && row.same !== true)
+          throw new DatabaseUnavailable(`${this.name}: the outcome of transaction ${xid} is not known: the server has crashed since`);
         if (row?.status === "committed") return true;
         if (row?.status === "aborted") return false;
       } catch (error) {
-        if (!(error instanceof DatabaseUnavailable)) throw error;
+        // The id is still to come: nothing of the transaction was flushed.
+        if (sqlState(error) === INVALID_PARAMETER) return false;
+        if (!(error instanceof DatabaseUnavailable) || error.cause === undefined) throw error;
       }
       if (performance.now() > until) throw new DatabaseUnavailable(`${this.name}: the outcome of transaction ${xid} is not known yet`);
       await new Promise((resolve) => setTimeout(resolve, 100));
@@ -266,10 +272,25 @@ export class Database implements Queryable {
   }
 }
 
+/** A server's checkpointer is as old as its last start or crash; null where our role may not see it. */
+const XACT_STATUS: Statement = {
+  name: "database/xact-status",
+  text: `
+    select pg_xact_status($1::xid8) as status,
+           (select backend_start < to_timestamp($2::float8 / 1000) from pg_stat_activity where backend_type = 'checkpointer') as same`,
+};
+const INVALID_PARAMETER = "22023";
+
+/** A transaction's id, and when it began by the server's clock: what an unknown COMMIT is resolved by. */
+export interface Begun {
+  readonly xid: string;
+  readonly atMs: number;
+}
+
 export class Transaction implements Writable {
   readonly #client: pg.PoolClient;
-  /** The transaction's id, once `identify` has asked for it: what an unknown COMMIT is resolved by. */
-  xid: string | undefined;
+  /** Once a drain has asked for it. */
+  begun: Begun | undefined;
   #ended = false;
   #cause: unknown;
 

@@ -148,7 +148,7 @@ function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: 
   const open = async (): Promise<Date> => {
     const [row] = await tx.query<{ now_ms: string; xid: string; ids: Id[] }>(OPEN, [shard.city, shard.slot, idsAhead]);
     invariant(row !== undefined, "a select without from gives a row");
-    tx.xid = row.xid;
+    tx.begun = { xid: row.xid, atMs: Number(row.now_ms) };
     ids = row.ids;
     return new Date(Number(row.now_ms));
   };

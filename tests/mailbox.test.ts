@@ -331,6 +331,10 @@ const WRITE: Statement = {
   name: "test/write",
   text: "insert into inbox (consumer, source, event_id) select 'test', 'test', n from unnest($1::bigint[]) n",
 };
+const XID = {
+  name: "test/xid",
+  text: `select pg_current_xact_id()::text as xid, (extract(epoch from now()) * 1000)::float8 as "atMs"`,
+};
 const WRITTEN: Statement = { name: "test/written", text: "select event_id::integer as n from inbox where consumer = 'test' order by n" };
 const CLEAR: Statement = { name: "test/clear", text: "delete from inbox where consumer = 'test'" };
 
@@ -622,8 +626,8 @@ describe("a drain", () => {
     wire.cutAtCommit("done", 1_500);
     const asked = wired.transaction(
       async (tx) => {
-        const [row] = await tx.query<{ xid: string }>({ name: "test/xid", text: "select pg_current_xact_id()::text as xid" });
-        tx.xid = row?.xid;
+        const [row] = await tx.query<{ xid: string; atMs: number }>(XID);
+        tx.begun = row;
         await tx.query(WRITE, [[4]]);
       },
       { deadlineMs: 300 },
