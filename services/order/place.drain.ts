@@ -76,8 +76,7 @@ async function lock(work: Work, commands: readonly PlaceCommand[]): Promise<Lock
 }
 
 /**
- * A bucket that another node holds was skipped. Where the rest is not enough, wait for it: a locked row is not a sold-out one. The counters are locked
- * already, which with two nodes on one shard and one buyer at both may be a deadlock: contention, and tried again.
+ * A bucket that another node holds was skipped. Where the rest is not enough, wait for it: a locked row is not a sold-out one.
  */
 async function withLockedBuckets(
   work: Work,
