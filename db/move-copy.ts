@@ -124,30 +124,49 @@ export const isCaughtUp = ({ source, name }: Ends, at: string): Promise<boolean>
 export async function endCopy({ source, target, name }: Ends): Promise<void> {
   const quoted = pg.escapeIdentifier(name);
   const { rows } = await target.query<{ oid: string }>("select oid::text as oid from pg_subscription where subname = $1", [name]);
-  if (rows[0]) {
+  const oid = rows[0]?.oid;
+  if (oid !== undefined) {
     await target.query(`alter subscription ${quoted} disable`);
-    // It would drop its replication slots itself, but for those of tables under way it fails when one of them is gone: so one by one, here.
     await target.query(`alter subscription ${quoted} set (slot_name = none)`);
-    await target.query(`drop subscription ${quoted}`);
-    await dropReplicationSlots(source, `pg\\_${rows[0].oid}\\_sync\\_%`);
+    await endWorkers(target, oid);
+    // Before the subscription: dropping that waits for the replication slots of tables under way, and whoever makes one waits for every transaction that
+    // writes on its server, so also for the dropping. PostgreSQL sees no deadlock between two connections and a process that one waits for.
+    await dropReplicationSlots(source, `pg\\_${oid}\\_sync\\_%`);
   }
   await dropReplicationSlots(source, name.replaceAll("_", "\\_"));
+  if (oid !== undefined) await target.query(`drop subscription ${quoted}`);
   await source.query(`drop publication if exists ${quoted}`);
 }
 
-const SLOT_FREE_TRIES = 100;
+const ENDING_TRIES = 100;
+const ENDING_LOOK_MS = 100;
 
-/** A worker that was told to stop holds its replication slot for a moment longer. */
+/** Whoever sends from one, or is about to make it, has its name. It sends to nobody any more, but would not notice while it waits for a transaction. */
 async function dropReplicationSlots(source: pg.Client, like: string): Promise<void> {
   for (let tries = 1; ; tries++) {
-    const { rows } = await source.query<{ name: string; active: boolean }>(
-      "select slot_name as name, active from pg_replication_slots where slot_name like $1 and database = current_database()",
+    const senders = await source.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity
+        where backend_type = 'walsender' and datname = current_database() and application_name like $1`,
       [like],
     );
-    for (const { name, active } of rows) if (!active) await source.query("select pg_drop_replication_slot($1)", [name]);
-    if (rows.every(({ active }) => !active)) return;
-    if (tries === SLOT_FREE_TRIES) throw new Error(`replication slots like ${like} are still in use`);
-    await sleep(100);
+    await source.query(
+      `select pg_drop_replication_slot(slot_name) from pg_replication_slots
+        where slot_name like $1 and database = current_database() and active_pid is null`,
+      [like],
+    );
+    const left = await hasRow(source, "select from pg_replication_slots where slot_name like $1 and database = current_database()", [like]);
+    if (senders.rows.length === 0 && !left) return;
+    if (tries === ENDING_TRIES) throw new Error(`replication slots like ${like} are still in use`);
+    await sleep(ENDING_LOOK_MS);
+  }
+}
+
+/** No worker of a disabled subscription starts again. */
+async function endWorkers(target: pg.Client, subscription: string): Promise<void> {
+  const running = "select pg_terminate_backend(pid) from pg_stat_subscription where subid = $1::oid and pid is not null";
+  for (let tries = 1; await hasRow(target, running, [subscription]); tries++) {
+    if (tries === ENDING_TRIES) throw new Error("the workers that copy do not end");
+    await sleep(ENDING_LOOK_MS);
   }
 }
 

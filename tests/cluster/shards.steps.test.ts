@@ -7,6 +7,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { Database } from "../../db/database.ts";
+import { migrate } from "../../db/migrate.ts";
+import { beginCopy, connectForMove, endCopy, moveName } from "../../db/move-copy.ts";
+import { fenceSlots, makeMovingSchema } from "../../db/move-fence.ts";
 import { newestKeyspaces } from "../../db/routing.ts";
 import { SLOT_COUNT } from "../../domain/ids.ts";
 import { makeNode, type Node } from "../../moleculer.config.ts";
@@ -149,6 +152,39 @@ describe("moving slots", () => {
     assert.match((await child({ to, action: "abort" })).output, /the move is decided/);
     assert.match((await child({ to })).output, /"state":"done"/);
     assert.equal(await rowsOf(to, SLOT), rows);
+  });
+
+  // A worker that begins with a partition waits for every transaction that writes on its server, and does not notice that nobody waits for it.
+  it("is taken back while PostgreSQL waits for somebody else's transaction", { timeout: 60_000 }, async (t) => {
+    const slot = 12;
+    const [from, to] = [await placeOf(slot), newDatabase()];
+    const hz = keyspaces.keyspaces.byCode("hz");
+    assert.ok(hz);
+    await withClient(server, (client) => client.query(`create database ${to}`));
+    await migrate(server.urlOf(to), hz, to);
+    const [source, target, writer] = [
+      await connectForMove(server.urlOf(from)),
+      await connectForMove(server.urlOf(to)),
+      await connectForMove(server.urlOf("postgres")),
+    ];
+    const ends = { source, sourceUrl: server.urlOf(from), target, city: HZ, slots: [slot], name: moveName(HZ, [slot], from, to) };
+    const query = source.query.bind(source) as (text: string, values?: unknown[]) => Promise<unknown>;
+    t.mock.method(source, "query", async (text: string, values?: unknown[]) => {
+      const result = await query(text, values);
+      if (text.includes("pg_create_logical_replication_slot")) await writer.query("begin; select pg_current_xact_id()");
+      return result;
+    });
+    const waits = "select from pg_stat_activity where backend_type = 'walsender' and wait_event = 'transactionid'";
+    try {
+      await makeMovingSchema(target);
+      await fenceSlots(target, [slot], "receiving", from);
+      await beginCopy(ends);
+      await until(async () => (await target.query(waits)).rows.length > 0);
+      await endCopy(ends);
+      assert.deepEqual([await leftovers(from), await leftovers(to)], [0, 0]);
+    } finally {
+      await Promise.all([writer.end(), source.end(), target.end()]);
+    }
   });
 
   describe("of a running node", () => {

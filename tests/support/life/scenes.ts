@@ -82,6 +82,19 @@ const changesHisMind = fc
     cancels ? new Cancel(0) : new Expire(0),
     ...(heard ? [new Hear(0, "often")] : []),
   ]);
+/** Pays outside, and from the wallet before that is through: while the channel is away nobody can tell whether it was paid. */
+const turnsAround = fc
+  .tuple(fc.nat(2), weather, fc.boolean())
+  .map(([user, mood, clicks]) => [
+    new Place(user, 1, "alone"),
+    new PayByChannel(0),
+    ...(clicks ? [new Click(0)] : []),
+    mood,
+    new PayFromWallet(0),
+  ]);
+const waitsInVain = fc
+  .tuple(fc.nat(2), fc.boolean())
+  .map(([user, pays]) => [new Place(user, 1, "open"), ...(pays ? [new PayFromWallet(0)] : []), new Close()]);
 const uses = fc.tuple(which, fc.nat(2)).map(([n, unit]) => [new Redeem(n, unit), new Settle(n)]);
 const isMistaken = fc
   .tuple(which, fc.nat(2), fc.boolean())
@@ -106,6 +119,8 @@ export const lives = (steps: number, crashes: number): fc.Arbitrary<readonly Com
         { weight: 10, arbitrary: buysOutside },
         { weight: 6, arbitrary: gathers },
         { weight: 5, arbitrary: changesHisMind },
+        { weight: 3, arbitrary: turnsAround },
+        { weight: 3, arbitrary: waitsInVain },
         { weight: 8, arbitrary: uses },
         { weight: 6, arbitrary: isMistaken },
         { weight: 8, arbitrary: regrets },
