@@ -6,6 +6,7 @@ import { spawn } from "node:child_process";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, it, test } from "node:test";
+import { Redis } from "ioredis";
 import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
 import { parseRedisUrl, RedisLink, RedisUrlError } from "../../mixins/redis.ts";
@@ -83,23 +84,85 @@ describe("a Redis Cluster of three", async () => {
 });
 
 describe("a master that sentinels watch", async () => {
-  const server = await RedisServer.start();
-  const port = await freePort();
+  const master = await RedisServer.start();
+  const replica = await RedisServer.start(["--replicaof", "127.0.0.1", String(master.port)]);
   const dir = mkdtempSync(join(tmpdir(), "tuanbar-sentinel-"));
-  const config = join(dir, "sentinel.conf");
-  writeFileSync(config, `port ${port}\nbind 127.0.0.1\ndir ${dir}\nsentinel monitor main 127.0.0.1 ${server.port} 1\n`);
-  const sentinel = spawn(await findServer("redis-server"), [config, "--sentinel"], { stdio: "ignore" });
-  const link = await linkTo(`redis+sentinel://127.0.0.1:${port}/main`);
+  const program = await findServer("redis-server");
+  const sentinels = await Promise.all(
+    [1, 2, 3].map(async (n) => {
+      const port = await freePort();
+      const config = join(dir, `sentinel-${n}.conf`);
+      writeFileSync(
+        config,
+        `port ${port}\nbind 127.0.0.1\ndir ${dir}\nsentinel monitor main 127.0.0.1 ${master.port} 2\n` +
+          "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 1500\n",
+      );
+      return { port, process: spawn(program, [config, "--sentinel"], { stdio: "ignore" }) };
+    }),
+  );
+  const link = await linkTo(`redis+sentinel://${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(",")}/main`);
   after(async () => {
     await link.close();
-    const exited = new Promise((resolve) => sentinel.once("exit", resolve));
-    sentinel.kill("SIGKILL");
-    await exited;
-    await server.stop();
+    for (const { process: sentinel } of sentinels) {
+      const exited = new Promise((resolve) => sentinel.once("exit", resolve));
+      sentinel.kill("SIGKILL");
+      await exited;
+    }
+    await master.stop();
+    await replica.stop();
     rmSync(dir, { recursive: true, force: true });
   });
+
+  const roleOf = async (server: RedisServer): Promise<unknown> => ((await server.command("role").catch(() => [])) as unknown[])[0];
+  const writes = (): Promise<boolean> =>
+    link
+      .run((client) => client.set("written", "yes"))
+      .then(
+        () => true,
+        () => false,
+      );
+  /** Where the sentinels know each other and the replica, so that they can agree on it. */
+  const areReady = async (): Promise<boolean> => {
+    const [, ...facts] = String(await askSentinel("info", "sentinel")).split("master0:");
+    return /slaves=1,sentinels=3/.test(facts.join());
+  };
+  const askSentinel = async (...words: [string, ...string[]]): Promise<unknown> => {
+    const client = new Redis(sentinels[0]?.port ?? 0, "127.0.0.1");
+    try {
+      return await client.call(...words);
+    } finally {
+      client.disconnect();
+    }
+  };
+
   it("is found through them", async () => {
-    assert.equal(await link.run((client) => client.ping()), "PONG");
+    assert.ok(await writes());
+    assert.equal(await roleOf(master), "master");
+  });
+
+  it("is another one when it is killed: nobody waits for it, and the link follows by itself", async () => {
+    await until(areReady);
+    await master.kill();
+    let slowestMs = 0;
+    await until(async () => {
+      const startedMs = performance.now();
+      const written = await writes();
+      slowestMs = Math.max(slowestMs, performance.now() - startedMs);
+      return written && (await roleOf(replica)) === "master";
+    });
+    assert.ok(slowestMs < 250, `the slowest waited ${slowestMs} ms`);
+  });
+
+  it("is the first again when the other is frozen, and what was frozen gets nothing any more", async () => {
+    await master.restart();
+    // Sentinels look at a server that is well every ten seconds.
+    await until(areReady, 40_000);
+    replica.freeze();
+    await until(async () => (await writes()) && (await roleOf(master)) === "master");
+    replica.thaw();
+    await until(async () => (await roleOf(replica)) === "slave", 40_000);
+    assert.ok(await writes());
+    assert.equal(await master.command("get", "written"), "yes");
   });
 });
 
