@@ -73,17 +73,28 @@ export async function viewAttention(
   );
 }
 
+/**
+ * A settlement that failed is due again, as if it were new. The number of its attempt stays and only grows, so a worker of the attempt that failed still
+ * does nothing; and whoever asks twice finds it due, or under way, and changes nothing.
+ */
+const RETRY_SETTLEMENT: Statement = {
+  name: "ops/retry-settlement",
+  text: `
+    update settlements_$1 set state = case state when 'FAILED' then 'INIT' else state end, reason = null, ended_at = null
+     where slot = $1 and id = $2 and state in ('INIT', 'PROCESSING', 'FAILED') returning id`,
+};
 /** What is tried again anyway is due now; what has no end of its own is left alone. */
 const HURRY = (["payments", "refunds", "payouts"] as const).map((table): Statement => ({
   name: `ops/hurry-${table}`,
   text: `update ${table}_$1 set next_attempt_at = now() where slot = $1 and id = $2 and unfinished returning id`,
 }));
 
-/** A person does not want to wait for the next attempt at a payment, refund or payout. */
+/** A person does not want to wait for the next attempt at a payment, refund or payout, or has mended what made a settlement fail. */
 export async function retryNow(platform: Platform, id: string): Promise<void> {
   const shard = shardOf(id);
   const database = isId(id) && platform.servesCity(shard.city) ? platform.databaseOf(shard) : undefined;
-  const found = database && (await Promise.all(HURRY.map((statement) => database.query(statement, [shard.slot, id])))).flat();
+  const found =
+    database && (await Promise.all([...HURRY, RETRY_SETTLEMENT].map((statement) => database.query(statement, [shard.slot, id])))).flat();
   if (!found?.length) return raise(JOURNAL_ERRORS, "DEAD_LETTER_NOT_FOUND", { id });
 }
 

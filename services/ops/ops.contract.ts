@@ -251,7 +251,7 @@ export const listAttention = action("ops.attention", {
   rest: { ...admins, method: "GET", path: "/ops/attention", status: 200 },
 });
 export const retryAttention = action("ops.retry", {
-  summary: "Try a payment, refund or payout again now that would be tried again later",
+  summary: "Try a payment, refund or payout again now that would be tried again later, or a settlement that failed",
   params: { id: "id" },
   answer: shape("Retry", { retrying: "boolean" }),
   errors: ["DEAD_LETTER_NOT_FOUND"],

@@ -29,6 +29,7 @@ const UNSENT: Readonly<Record<string, string>> = {
   "jetstream/save": "events over NATS",
   "jetstream/settled": "events over NATS",
   "journal/once": "for event consumers without a key of their own: tests/journal.test.ts kills one",
+  "ops/retry-settlement": "makes a settlement that failed due: tests/attention.test.ts",
   "parked/ask-replay": "dead letters: tests/dead-letters.test.ts",
   "parked/drop": "dead letters",
   "parked/fail": "dead letters",
