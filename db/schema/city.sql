@@ -1,4 +1,4 @@
--- A city keyspace after 000013-suspense-cases.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000014-old-requests.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -490,6 +490,7 @@ create table requests (
   constraint requests_pkey PRIMARY KEY (slot, caller, idem_key)
 ) partition by LIST (slot);
 -- partitions: requests_00 to requests_15, one a slot
+CREATE INDEX requests_at ON requests USING brin (at);
 
 create table seats (
   slot smallint not null,

@@ -1,4 +1,4 @@
--- A user keyspace after 000008-suspense-cases.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A user keyspace after 000009-old-requests.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -266,6 +266,7 @@ create table requests (
   constraint requests_pkey PRIMARY KEY (slot, caller, idem_key)
 ) partition by LIST (slot);
 -- partitions: requests_00 to requests_15, one a slot
+CREATE INDEX requests_at ON requests USING brin (at);
 
 create table stream_positions (
   consumer text not null,
