@@ -6,7 +6,7 @@ import { gzipSync } from "node:zlib";
 import { shardOf, type Id } from "../domain/ids.ts";
 import { requestRefund } from "../services/payment/payment.contract.ts";
 import { listAttention, verify } from "../services/ops/ops.contract.ts";
-import { assignSuspense, queryRecent, repairDifference, resolveSuspense } from "../services/recon/recon.contract.ts";
+import { assignSuspense, getStatement, queryRecent, repairDifference, resolveSuspense } from "../services/recon/recon.contract.ts";
 import { ChannelShop } from "./support/channel-shop.ts";
 import { makeDeal } from "./support/deals.ts";
 import { ADMIN } from "./support/market.ts";
@@ -18,7 +18,7 @@ let town: ChannelShop;
 let statements: Statements;
 before(async () => {
   town = await ChannelShop.open();
-  statements = new Statements(town);
+  statements = new Statements({ base: town.base, simpay: town.simpay, token: () => town.token(ADMIN) });
 });
 after(() => town.close());
 
@@ -239,7 +239,7 @@ describe("reconciliation", () => {
       "select count(*) as n from pg_inherits where $1 >= 0 and inhparent = 'recon_lines'::regclass",
     );
     assert.equal(left[0]?.n, "0");
-    await assert.rejects(statements.find("4194304001"), refused("STATEMENT_NOT_FOUND"));
+    await assert.rejects(callAs(node(), getStatement, { id: "4194304001" as Id }, ADMIN), refused("STATEMENT_NOT_FOUND"));
     await assert.rejects(callAs(node(), repairDifference, { id: "4194304017" as Id }, ADMIN), refused("DIFFERENCE_NOT_FOUND"));
   });
 
