@@ -130,7 +130,7 @@ describe("what a person decides", () => {
   it("takes exactly what lies in suspense out of it, and nothing from what mirrors the channel", () => {
     fc.assert(
       fc.property(differences, fc.boolean(), (difference, booked) => {
-        const answer = resolve("1", "WRITTEN_OFF", { about: "difference", difference, state: "OPEN", booked, answer: "ABSENT" }, undefined);
+        const answer = resolve("1", "WRITTEN_OFF", { about: "difference", difference, state: "OPEN", booked, asked: true }, undefined);
         assert.ok(!(answer instanceof DomainError));
         const off = moneyOff(difference);
         assert.equal(answer.amount, off);
@@ -170,14 +170,14 @@ describe("what a person decides", () => {
       difference: base,
       state: "OPEN",
       booked: true,
-      answer: "ABSENT",
+      asked: true,
       ...of,
     });
     const code = (of: Suspended | undefined, before?: (typeof OUTCOMES)[number]) => outcomeOf(resolve("1", "WRITTEN_OFF", of, before));
     assert.equal(code(undefined), "SUSPENSE_NOT_FOUND");
     assert.equal(code(payment(), "GIVEN_BACK"), "SUSPENSE_OVER");
     for (const state of ["CLEARING", "CLEARED", "RESOLVED"] as const) assert.equal(code(item({ state })), "SUSPENSE_OVER");
-    assert.equal(code(item({ answer: undefined })), "DIFFERENCE_NOT_ASKED");
+    assert.equal(code(item({ asked: false })), "DIFFERENCE_NOT_ASKED");
     assert.equal(outcomeOf(resolve("1", "GIVEN_BACK", item(), undefined)), "NOT_TO_GIVE_BACK");
   });
 });

@@ -51,8 +51,8 @@ export interface SuspendedDifference {
   readonly difference: Difference;
   readonly state: DifferenceState;
   readonly booked: boolean;
-  /** What the channel said when it was last asked. */
-  readonly answer: string | undefined;
+  /** The channel was asked about it, or is not there to be asked. */
+  readonly asked: boolean;
 }
 export type Suspended =
   | ({ readonly about: "difference" } & SuspendedDifference)
@@ -90,12 +90,12 @@ function resolvePayment(outcome: Outcome, { money, refundable }: Suspended & { a
  * given back to, a statement does not say.
  */
 function resolveDifference(outcome: Outcome, item: SuspendedDifference): Resolved | DomainError {
-  const { difference, state, booked, answer } = item;
+  const { difference, state, booked, asked } = item;
   const { id } = difference;
   if (state !== "OPEN") return refusal(RECON_ERRORS, "SUSPENSE_OVER", { id, state });
   if (outcome === "GIVEN_BACK")
     return refusal(RECON_ERRORS, "NOT_TO_GIVE_BACK", { id, reason: "a line of a statement is of no payment of ours" });
-  if (answer === undefined) return refusal(RECON_ERRORS, "DIFFERENCE_NOT_ASKED", { id });
+  if (!asked) return refusal(RECON_ERRORS, "DIFFERENCE_NOT_ASKED", { id });
   return {
     // Found a moment ago, it may not be in suspense yet.
     transfers: [...(booked ? [] : suspend(difference)), ...writeOff(difference)],

@@ -69,8 +69,8 @@ async function lockSuspended(work: Work, asked: readonly string[], isOn: (channe
   ]);
   return new Map([
     ...differences.map((row): [string, Suspended] => {
-      const { id, state, booked, answer } = row;
-      return [id, { about: "difference", difference: toDifference(row), state, booked, answer: answer ?? undefined }];
+      const { id, state, booked, answer, channel } = row;
+      return [id, { about: "difference", difference: toDifference(row), state, booked, asked: answer !== null || !isOn(channel) }];
     }),
     ...[...payments.values()].flatMap((payment): [string, Suspended][] => {
       const money = otherMoney(payment);
@@ -111,17 +111,17 @@ async function write(work: Work, taken: readonly Taken[], now: Date): Promise<Ma
 
 /** The money is of no unit of its order, which it never paid. */
 async function refundsOf(work: Work, taken: readonly Taken[]): Promise<NewRefund[]> {
-  const back = taken.flatMap(({ givenBack, command: { note } }) => (givenBack ? [{ ...givenBack, note }] : []));
+  const back = taken.flatMap(({ givenBack }) => givenBack ?? []);
   if (back.length === 0) return [];
   const [orders, ids] = await Promise.all([
     findOrders(work, work.shard, [...new Set(back.map(({ orderId }) => orderId))]),
     work.mint(back.length) as Promise<RefundId[]>,
   ]);
-  return back.map(({ id: paymentId, orderId, merchantId, paid, note }, index): NewRefund => {
+  return back.map(({ id: paymentId, orderId, merchantId, paid }, index): NewRefund => {
     const [id, order] = [ids[index], orders.get(orderId)];
     invariant(id !== undefined && order !== undefined, "there is an id for every refund, and the order of its payment");
     const { consumerId, quantity } = order;
-    return { id, orderId, paymentId, consumerId, merchantId, quantity, amount: paid.amount, reason: "OTHER_MONEY", note, surplus: true };
+    return { id, orderId, paymentId, consumerId, merchantId, quantity, amount: paid.amount, reason: "OTHER_MONEY", surplus: true };
   });
 }
 

@@ -85,7 +85,7 @@ describe("a cluster, and the witness outside", () => {
     await inCities("update refunds set approve_by = now() where used and approve_by > now()");
   };
 
-  it(`tell the same story after an evening of kills (SEED=${seed})`, { timeout: 420_000 }, async (t) => {
+  it(`tell the same story after an evening of kills (SEED=${seed})`, { timeout: 390_000 }, async (t) => {
     const bars = await Promise.all(Array.from({ length: 3 }, () => openBar(cluster, admin, 1)));
     const [{ boss, merchantId } = { boss: "", merchantId: "" as Id }] = bars;
     const people = await Promise.all(Array.from({ length: 16 }, (_, n) => tokens.sign(caller(userId(n + 100)), 3_600)));
