@@ -3,6 +3,7 @@ import type { DealId, GroupId, MerchantId, OrderId, PaymentId, PayoutId, RefundI
 import type { DealState } from "./deal/state.ts";
 import type { OrderState } from "./order/state.ts";
 import type { PayoutState } from "./payout/state.ts";
+import type { Outcome } from "./recon/suspense.ts";
 
 interface OrderFacts {
   readonly orderId: OrderId;
@@ -123,6 +124,15 @@ export interface EventData {
     readonly consumerId: UserId;
     readonly merchantId: MerchantId;
     readonly amount: number;
+  };
+  /** A person has decided what becomes of money in suspense: of a payment's, which names its order when it goes back, or of a difference's. */
+  readonly "suspense.resolved": {
+    readonly id: string;
+    readonly outcome: Outcome;
+    readonly amount: number;
+    readonly currency: string;
+    readonly note: string;
+    readonly orderId?: OrderId;
   };
   readonly "settlement.succeeded": SettlementFacts & { readonly gross: number; readonly commission: number; readonly net: number };
   readonly "settlement.failed": SettlementFacts & { readonly reason: string };

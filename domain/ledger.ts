@@ -15,6 +15,9 @@ export type TransferCode =
   | "pay"
   // A channel took another amount or currency than was asked for.
   | "pay-differs"
+  // The same, as a person decided: on its way back to whom it came from; written off.
+  | "differs-back"
+  | "differs-off"
   | "refund"
   // A channel has given a refund back.
   | "refund-paid"
@@ -30,9 +33,10 @@ export type TransferCode =
   | "payout"
   | "payout-paid"
   | "payout-returned"
-  // What a channel's statement says and we cannot explain; explained.
+  // What a channel's statement says and we cannot explain; explained; written off.
   | "suspense"
-  | "suspense-back";
+  | "suspense-back"
+  | "suspense-off";
 /** The one kind of transfer that may take from a payable what is not there. */
 const OVERDRAWS: TransferCode = "clawback";
 

@@ -51,6 +51,10 @@ export const LIMITS = {
    * that, signed anew, would find the payment, refund or payout where it left it.
    */
   callbacksKeptDays: 90,
+  /** A key and its stored answer go after so long, and a request with it is a new one. Whoever repeats a request does so within hours, or days. */
+  requestsKeptDays: 90,
+  /** Barriers of a payment or refund that has ended go after so long: what is under way is asked again within seconds, and kept however old. */
+  barriersKeptDays: 30,
 } as const;
 
 invariant(LIMITS.lockWaitMs < LIMITS.statementMs, "a lock wait ends before its statement does");
@@ -61,4 +65,6 @@ invariant(LIMITS.channelMs < LIMITS.requestMs && LIMITS.channelMs < LIMITS.charg
 invariant(LIMITS.gateCrowdMax < LIMITS.mailboxMerchantCommandsMax, "an open gate lets in fewer than a closed one");
 invariant(LIMITS.statementMs + LIMITS.requestMs < LIMITS.settlementLeaseMs, "a lease outlives the drain it is for");
 invariant(LIMITS.eventsKeptDays < LIMITS.notificationsKeptDays, "an event that is told again finds that its notice was written");
+invariant(LIMITS.eventsKeptDays < LIMITS.requestsKeptDays, "what an event names of its request is still there");
+invariant(LIMITS.tryMs < LIMITS.barriersKeptDays * 86_400_000, "nobody tries what has no barrier any more");
 invariant(LIMITS.mailboxMerchantCommandsMax < LIMITS.mailboxCommandsMax, "one merchant never fills a mailbox");

@@ -2,15 +2,17 @@
  * Idempotency keys with stored answers. The key, the effect and the answer are written by one drain in one transaction, so a key is either
  * unused or answered: there is no "running" state to get stuck in. Twins in one batch get one answer; twins in two processes meet at the
  * unique key, and the loser's batch is run again and finds the answer. Refusals are not stored: they made nothing, and a repeat may succeed.
- * Orders do not use this: an order's row is its own stored answer.
+ * Orders do not use this: an order's row is its own stored answer. The others are remembered for `LIMITS.requestsKeptDays`.
  */
 import type { Context } from "moleculer";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { DomainError, refusal } from "../domain/error.ts";
 import { invariant } from "../domain/invariant.ts";
+import { LIMITS } from "../domain/limits.ts";
 import type { Queryable, Statement } from "../db/database.ts";
 import type { CallMeta } from "./contract.ts";
 import type { DrainFunction } from "./drain.ts";
+import { KEPT_SINCE, pruneOld, pruning } from "./prune.ts";
 
 /** Part of a command's input: whose request it is, and which. Without a key nothing is stored. */
 export interface Keyed {
@@ -45,6 +47,10 @@ const STORE: Statement = {
     select $1, caller, operation, idem_key, decode(body_hash, 'hex'), answer
       from unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::json[]) as r(caller, operation, idem_key, body_hash, answer)`,
 };
+
+const PRUNE: Statement = pruning("requests", `at < ${KEPT_SINCE}`);
+/** Long after its client has given up; then the key is as good as new. */
+export const pruneRequests = pruneOld("idempotency keys", "every", PRUNE, LIMITS.requestsKeptDays);
 
 const nameOf = (keyed: { callerId: string; idemKey: string | undefined }): string => `${keyed.callerId} ${keyed.idemKey}`;
 

@@ -4,7 +4,7 @@
  */
 import type { Logger } from "moleculer";
 import type { Database, Queryable, Statement } from "../db/database.ts";
-import { USER_CITY } from "../domain/ids.ts";
+import { ID_EPOCH_MS, USER_CITY } from "../domain/ids.ts";
 import { isPassing, rest } from "./journal-delivery.ts";
 
 const EVERY_MS = 60 * 60_000;
@@ -31,13 +31,34 @@ export async function removeAll(once: () => Promise<number>, stopping: AbortSign
 export const remove = async (tx: Queryable, statement: Statement, values: readonly unknown[]): Promise<number> =>
   (await tx.query<{ rows: number }>(statement, values))[0]?.rows ?? 0;
 
-/** Rows that have only to be old: `statement` is given slots, how many rows of each, and how many days they are kept. */
+/**
+ * Removes rows of a table by slots, how many of each, and how many days they are kept (`$1` to `$3`). `which` finds rows of a slot by an index, the first so
+ * many are looked at; of those, the ones go for which `old` holds, where `which` does not tell by itself that they are.
+ */
+export const pruning = (table: string, which: string, old = "true"): Statement => ({
+  name: `prune/${table.replaceAll("_", "-")}`,
+  text: `
+    with gone as (
+      delete from ${table} t
+       using unnest($1::smallint[]) as k(slot)
+       cross join lateral (select slot, ctid as row from ${table} where slot = k.slot and ${which} limit $2) o
+       where t.slot = o.slot and t.ctid = o.row and ${old}
+      returning 1)
+    select count(*)::integer as rows from gone`,
+});
+/** When that many days ago was. */
+export const KEPT_SINCE = "now() - make_interval(days => $3)";
+/** The same as an id, which begins with its time (`domain/ids.ts`). */
+export const idBefore = (days: string): string =>
+  `(((extract(epoch from now() - make_interval(days => ${days})) * 1000)::bigint - ${ID_EPOCH_MS}) << 22)`;
+
+/** In every database of a kind: what a statement of `pruning` removes. */
 export const pruneOld =
-  (what: string, of: "user" | "city", statement: Statement, keptDays: number): Prune =>
+  (what: string, of: "user" | "city" | "every", statement: Statement, keptDays: number, ...more: readonly unknown[]): Prune =>
   async (databases, stopping) => {
     let rows = 0;
-    for (const database of databases.filter(({ city }) => (city === USER_CITY) === (of === "user")))
-      rows += await removeAll(() => remove(database, statement, [database.slots, PRUNED_ROWS_MAX, keptDays]), stopping);
+    for (const database of databases.filter(({ city }) => of === "every" || (city === USER_CITY) === (of === "user")))
+      rows += await removeAll(() => remove(database, statement, [database.slots, PRUNED_ROWS_MAX, keptDays, ...more]), stopping);
     return { [what]: rows };
   };
 

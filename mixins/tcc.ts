@@ -3,8 +3,11 @@
  * key follow: a repeated phase is a no-op; a cancel whose try never came leaves its mark in the try's place and succeeds; a try that comes
  * after it finds the mark and is refused.
  */
-import type { Queryable, Statement, Writable } from "../db/database.ts";
+import type { Database, Queryable, Statement, Writable } from "../db/database.ts";
+import { USER_CITY } from "../domain/ids.ts";
 import { invariant } from "../domain/invariant.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { idBefore, type Prune, pruneOld, pruning } from "./prune.ts";
 
 export type Phase = "try" | "confirm" | "cancel";
 /** `first`: do it. `repeat`: it is done. `empty`: a cancel with nothing to undo. `refused`: a try after its cancel. */
@@ -33,6 +36,25 @@ const LEAVE: Statement = {
   name: "tcc/leave",
   text: `delete from tcc_barriers_$1 where slot = $1 and xid = any($3::bigint[]) and branch = $2 and phase = 'try'`,
 };
+
+/**
+ * A transaction's id tells when it began. In the order of the key, in which a confirm goes ahead of the try it rests on: between two rounds no barrier
+ * says less than it means.
+ */
+const PRUNE: Statement = pruning("tcc_barriers", `xid < ${idBefore("$3")} and xid <> all($4::bigint[]) order by xid, branch, phase`);
+
+/**
+ * Once a transaction has ended everywhere, nobody enters a phase of it again. `findOpen` tells of those that began so many days ago and have not, in one
+ * city; a wallet cannot know, so all cities are asked before anything goes, and one that cannot be asked keeps everything.
+ */
+export const pruneBarriers =
+  (findOpen: (city: Database, days: number) => Promise<readonly string[]>): Prune =>
+  async (databases, stopping) => {
+    const days = LIMITS.barriersKeptDays;
+    const cities = databases.filter(({ city }) => city !== USER_CITY);
+    const open = (await Promise.all(cities.map((city) => findOpen(city, days)))).flat();
+    return pruneOld("barriers", "every", PRUNE, days, open)(databases, stopping);
+  };
 
 /** Enters a phase for many transactions at once; tells for each what to do. Ids sorted, so that two batches wait and do not deadlock. */
 export async function enterPhase<X extends string>(

@@ -41,18 +41,49 @@ it("a payout that its channel never answers is listed after twelve attempts, and
   await assert.rejects(callAs(shop.test.node, retryAttention, { id: "16" as Id }, admin), refused("DEAD_LETTER_NOT_FOUND"));
 });
 
-it("a settlement that failed is listed with its reason", async () => {
+it("a settlement that failed is listed with its reason, and settled once, however often somebody has it tried again", async () => {
   const user = await shop.person(10_000);
   const deal = await makeDeal(shop.test, { stock: 1, price: 1_000 });
   const order = await shop.order(deal, user);
   await shop.pay(order, user);
-  const [settlement] = await shop.rows<{ id: Id }>(
+  const [settlement] = await shop.rows<{ id: Id; merchant_id: Id }>(
     deal,
-    `insert into settlements (slot, id, voucher_id, order_id, merchant_id, gross, commission, state, reason, created_at, due_at)
-     select $1, id + 4096, id, order_id, merchant_id, amount, 0, 'FAILED', 'VOUCHER_ISSUED', now(), now() from vouchers where slot = $1 and order_id = $2
-     returning id`,
+    `insert into settlements (slot, id, voucher_id, order_id, merchant_id, gross, commission, state, reason, attempt, created_at, due_at, ended_at)
+     select $1, id + 4096, id, order_id, merchant_id, amount, 0, 'FAILED', 'VOUCHER_ISSUED', 1, now(), now(), now() from vouchers where slot = $1 and order_id = $2
+     returning id, merchant_id`,
     [order.id],
   );
   assert.ok(settlement);
-  assert.equal(await listed(settlement.id), "SETTLEMENT VOUCHER_ISSUED");
+  const { id } = settlement;
+  const retry = () => callAs(shop.test.node, retryAttention, { id }, admin);
+  const row = async () => {
+    const [found] = await shop.rows<{ state: string; attempt: number; reason: string | null }>(
+      deal,
+      "select state, attempt, reason from settlements where slot = $1 and id = $2",
+      [id],
+    );
+    return found && [found.state, found.attempt, found.reason];
+  };
+  const payable = async () => {
+    const [account] = await shop.rows<{ credits: string }>(
+      deal,
+      "select credits_posted as credits from accounts where slot = $1 and account = 'payable:' || $2",
+      [settlement.merchant_id],
+    );
+    return Number(account?.credits ?? 0);
+  };
+  assert.equal(await listed(id), "SETTLEMENT VOUCHER_ISSUED");
+
+  // What made it fail is still so: it is tried, under the next number, and fails again.
+  assert.deepEqual(await retry(), { retrying: true });
+  await eventually(async () => assert.deepEqual(await row(), ["FAILED", 2, "VOUCHER_ISSUED"]));
+  assert.equal(await payable(), 0);
+
+  await shop.rows(deal, "update vouchers set state = 'REDEEMED', redeemed_at = now() where slot = $1 and order_id = $2", [order.id]);
+  assert.deepEqual(await Promise.all([retry(), retry(), retry()]), [{ retrying: true }, { retrying: true }, { retrying: true }]);
+  await eventually(async () => assert.deepEqual(await row(), ["SUCCESS", 3, null]));
+  assert.equal(await payable(), 1_000);
+  assert.equal(await listed(id), undefined);
+  await assert.rejects(retry(), refused("DEAD_LETTER_NOT_FOUND"));
+  assert.deepEqual([await row(), await payable()], [["SUCCESS", 3, null], 1_000]);
 });

@@ -137,6 +137,15 @@ describe("the documented examples", () => {
        values (1, ${stray}, ${statementId}, 'simpay', '2026-01-01', 'LONG', 'PAYMENT', 'nobodys1', 1, 100, 'CNY')`,
     );
     await replay("recon.repair", admin, { id: stray });
+    // Which the channel has not explained.
+    const stranger = composeId({ ms: Date.now(), sequence: 1, city: 1, slot: 1 });
+    await server.query(
+      "sh",
+      `insert into recon_differences (slot, id, statement_id, channel, day, class, kind, number, nth, theirs, currency, answer)
+       values (1, ${stranger}, ${statementId}, 'simpay', '2026-01-01', 'LONG', 'PAYMENT', 'nobodys2', 1, 100, 'CNY', 'PAID 100 CNY')`,
+    );
+    await replay("recon.assign", admin, { id: stranger });
+    await replay("recon.resolve", admin, { id: stranger });
     await replay("ops.deadLetters", admin);
     await replay("ops.replayDeadLetter", admin, { id: "nobody.1.0.1" });
     await replay("ops.dropDeadLetter", admin, { id: "nobody.1.0.1" });

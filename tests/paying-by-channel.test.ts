@@ -5,10 +5,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { shardOf, type Id } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { pruneCallbacks } from "../services/callback/callback.store.ts";
+import { listAttention, traceNumber, verify } from "../services/ops/ops.contract.ts";
+import { assignSuspense, resolveSuspense } from "../services/recon/recon.contract.ts";
 import { sign } from "../simpay/signature.ts";
 import { ChannelShop } from "./support/channel-shop.ts";
 import { makeDeal, userId } from "./support/deals.ts";
-import { eventually } from "./support/shop.ts";
+import { callAs, caller } from "./support/node.ts";
+import { eventually, refused } from "./support/shop.ts";
 import { SECRET } from "./support/simpay.ts";
 import { differences } from "./support/witness.ts";
 
@@ -405,6 +408,95 @@ describe("refunds by channel", () => {
       (body as { items: { orderId?: string }[] }).items.filter(({ orderId }) => orderId !== undefined && ofGroups.has(orderId)),
       [],
     );
+  });
+});
+
+describe("money in suspense", () => {
+  const node = () => town.shop.test.node;
+  const byAdmin = caller("16", ["admin"]);
+  const resolve = (id: Id, outcome: "GIVEN_BACK" | "WRITTEN_OFF", key?: string) =>
+    callAs(node(), resolveSuspense, { id, outcome, note: "她多按了一下" }, byAdmin, key);
+  /** A payment of other money than was asked for. */
+  const differing = async (fault: "wrongAmount" | "wrongCurrency") => {
+    await town.strike(fault);
+    const order = await town.charged();
+    await town.strike();
+    await town.simpay.pay(order.payUrl);
+    await eventually(async () => assert.equal((await town.row<{ state: string }>("payments", order.paymentId)).state, "FAILED"));
+    return order;
+  };
+  const listed = async (id: Id) => (await callAs(node(), listAttention, { limit: 100 }, byAdmin)).items.find((item) => item.id === id);
+  const caseOf = async (id: Id) =>
+    (
+      await town.shop.rows<object>(id, "select assignee, outcome, note, resolved_by from suspense_cases where slot = $1 and id = $2", [id])
+    )[0];
+  const proven = async (): Promise<string[]> =>
+    (await callAs(node(), verify, {}, undefined)).checks.flatMap(({ name, ok, detail }) =>
+      ok || !/^(recon|books|ledger|channels\.clearing|refunds\.within-payment|payments)\b/.test(name) ? [] : [`${name}: ${detail}`],
+    );
+
+  it("of a payment goes back by its channel, once, whatever is repeated, and who decided it is kept", async () => {
+    const order = await differing("wrongAmount");
+    const { paymentId: id } = order;
+    assert.deepEqual(await callAs(node(), assignSuspense, { id, assignee: "li.na" }, byAdmin), { id, assignee: "li.na" });
+    assert.deepEqual([(await listed(id))?.why, (await listed(id))?.assignee], ["AMOUNT_DIFFERS: 1989 CNY instead of 1990 CNY", "li.na"]);
+    const twins = await Promise.allSettled([
+      ...Array.from({ length: 5 }, () => resolve(id, "GIVEN_BACK", "one key")),
+      ...Array.from({ length: 5 }, (_, n) => resolve(id, "GIVEN_BACK", `key ${n}`)),
+    ]);
+    const done = twins.flatMap((twin) => (twin.status === "fulfilled" ? [twin.value] : []));
+    assert.ok(done.length > 0);
+    assert.equal(new Set(done.map(({ at }) => at)).size, 1, "one decision");
+    for (const twin of twins) if (twin.status === "rejected") assert.ok(refused("SUSPENSE_OVER")(twin.reason));
+    await assert.rejects(resolve(id, "WRITTEN_OFF"), refused("SUSPENSE_OVER"));
+    await assert.rejects(callAs(node(), assignSuspense, { id, assignee: "han" }, byAdmin), refused("SUSPENSE_NOT_FOUND"));
+    assert.deepEqual([done[0]?.amount, done[0]?.currency, done[0]?.note], [1_989, "CNY", "她多按了一下"]);
+    assert.deepEqual(await caseOf(id), { assignee: "li.na", outcome: "GIVEN_BACK", note: "她多按了一下", resolved_by: "16" });
+    assert.equal(await listed(id), undefined);
+    await eventually(async () => {
+      const refunds = (await town.refundsOf(order)).map(({ id: refundId, state, amount, surplus, reason }) => [
+        refundId,
+        state,
+        amount,
+        surplus,
+        reason,
+      ]);
+      assert.deepEqual(refunds, [[done[0]?.refundId, "SUCCEEDED", "1989", true, "OTHER_MONEY"]]);
+    }, 20_000);
+    assert.deepEqual(await transfers(order), [
+      "pay-differs channel:simpay → suspense:long 1989",
+      "differs-back suspense:long → escrow:# 1989",
+      "refund escrow:# → refund_in_transit:simpay 1989",
+      "refund-paid refund_in_transit:simpay → channel:simpay 1989",
+    ]);
+    assert.equal(await town.status(order), "PENDING_PAYMENT", "the order was never paid, and still can be");
+    await town.simpay.pay(((await town.pay(order)).body as { payUrl: string }).payUrl);
+    await town.becomes(order, /^CONFIRMED$/);
+    const { entries } = await callAs(node(), traceNumber, { id: order.id }, byAdmin);
+    assert.deepEqual(
+      entries.filter(({ kind }) => kind === "suspense").map(({ what }) => what),
+      ["GIVEN_BACK"],
+    );
+    assert.deepEqual(await proven(), []);
+  });
+
+  it("is written off to an account of the house's own where it cannot go back", async () => {
+    const order = await differing("wrongCurrency");
+    const { paymentId: id } = order;
+    await assert.rejects(resolve(id, "GIVEN_BACK"), refused("NOT_TO_GIVE_BACK"));
+    const answer = await resolve(id, "WRITTEN_OFF", "another key");
+    assert.deepEqual([answer.outcome, answer.amount, answer.currency, answer.refundId], ["WRITTEN_OFF", 1_990, "USD", undefined]);
+    const { replayed, ...again } = (await resolve(id, "WRITTEN_OFF", "another key")) as typeof answer & { replayed?: boolean };
+    assert.deepEqual([replayed, again], [true, answer]);
+    assert.deepEqual(await transfers(order), [
+      "pay-differs channel:simpay:USD → suspense:long:USD 1990",
+      "differs-off suspense:long:USD → write_off:USD 1990",
+    ]);
+    assert.equal(await listed(id), undefined);
+    await assert.rejects(resolve(order.id, "WRITTEN_OFF"), refused("SUSPENSE_NOT_FOUND"));
+    const paid = await town.paid();
+    await assert.rejects(resolve(paid.paymentId, "GIVEN_BACK"), refused("SUSPENSE_NOT_FOUND"));
+    assert.deepEqual(await proven(), []);
   });
 });
 

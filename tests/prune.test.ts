@@ -2,6 +2,10 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Database } from "../db/database.ts";
 import { pruneEvents } from "../mixins/journal-prune.ts";
+import { composeId } from "../domain/ids.ts";
+import { pruneRequests } from "../mixins/idempotency.ts";
+import { pruneBarriers } from "../mixins/tcc.ts";
+import { findOpenSince } from "../services/payment/payment.store.ts";
 import { pruneCallbacks } from "../services/callback/callback.store.ts";
 import { pruneNotifications } from "../services/notify/notify.store.ts";
 import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "./support/databases.ts";
@@ -87,6 +91,87 @@ describe("pruning", () => {
     assert.deepEqual(await pruneNotifications([user, sh], never), { notifications: 2_500 });
     const left = await user.query({ name: "test/left", text: "select from notifications where at > now() - interval '90 days'" });
     assert.equal(left.length, 10);
+  });
+
+  test("takes idempotency keys older than three months, at the users and in the cities, and no others", async () => {
+    for (const database of [user, sh])
+      await database.query({
+        name: "test/requests",
+        text: `insert into requests (slot, caller, operation, idem_key, body_hash, answer, at)
+               select 1 + n % 2, n % 7, 'payment.requestRefund', 'key ' || n, '\\x00', '{}', now() - make_interval(days => case when n <= 2500 then 91 else 89 end)
+                 from generate_series(1, 2510) n`,
+      });
+    assert.deepEqual(await pruneRequests([user, sh], never), { "idempotency keys": 5_000 });
+    for (const database of [user, sh]) {
+      const left = await database.query({ name: "test/keys", text: "select from requests where at > now() - interval '90 days'" });
+      assert.equal(left.length, 10);
+    }
+    assert.deepEqual(await pruneRequests([user, sh], never), { "idempotency keys": 0 });
+  });
+
+  test("takes barriers of what has ended a month ago, on both sides; what has not keeps them, however old, and so does everybody while a city is away", async () => {
+    const DAY_MS = 86_400_000;
+    const idOf = (days: number, n: number): string => composeId({ ms: Date.now() - days * DAY_MS, sequence: n % 1_024, city: 1, slot: 3 });
+    const ended = Array.from({ length: 800 }, (_, n) => idOf(31 + (n % 5), n));
+    const [paying, refunding, recent] = [idOf(40, 1_001), idOf(41, 1_002), idOf(29, 1_003)];
+    for (const database of [user, sh])
+      await database.query(
+        {
+          name: "test/barriers",
+          text: `insert into tcc_barriers (slot, xid, branch, phase, by_phase)
+                 select 3, xid, 'wallet', phase, phase from unnest($1::bigint[]) xid, unnest(array['try', 'confirm']) phase`,
+        },
+        [[...ended, paying, refunding, recent]],
+      );
+    await sh.query(
+      {
+        name: "test/open",
+        text: `with p as (
+                 insert into payments (slot, id, order_id, consumer_id, merchant_id, channel, amount, state, next_attempt_at, created_at)
+                 select 3, id, id, 16, 1, 'wallet', 1, case when id = $2 then 'CONFIRMING' else 'CONFIRMED' end, now(), now() from unnest($1::bigint[]) id)
+               insert into refunds (slot, id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, state, next_attempt_at, created_at)
+               values (3, $3, 1, 1, 16, 1, 1, 1, 'EXPIRED', 'PROCESSING', now(), now())`,
+      },
+      [[...ended.slice(0, 5), paying], paying, refunding],
+    );
+    const prune = pruneBarriers(findOpenSince);
+    const away = pruneBarriers(() => Promise.reject(new Error("away")));
+    await assert.rejects(away([user, sh], never), /away/);
+    assert.deepEqual(await prune([user, sh], never), { barriers: 2 * 2 * 800 });
+    for (const database of [user, sh]) {
+      const left = await database.query<{ xid: string; phases: number }>({
+        name: "test/barriers-left",
+        text: "select xid, count(*)::integer as phases from tcc_barriers group by xid order by xid",
+      });
+      assert.deepEqual(
+        left.map(({ xid, phases }) => [xid, phases]),
+        [refunding, paying, recent].map((xid) => [xid, 2]),
+      );
+    }
+    await sh.query({ name: "test/ends-at-last", text: "update payments set state = 'CONFIRMED' where state = 'CONFIRMING'" });
+    assert.deepEqual(await prune([user, sh], never), { barriers: 4 });
+  });
+
+  test("leaves between two rounds no confirm without its try", async () => {
+    const ids = Array.from({ length: 700 }, (_, n) => composeId({ ms: Date.now() - 50 * 86_400_000, sequence: n, city: 1, slot: 4 }));
+    await sh.query(
+      {
+        name: "test/more-barriers",
+        text: `insert into tcc_barriers (slot, xid, branch, phase, by_phase)
+               select 4, xid, 'city', phase, phase from unnest($1::bigint[]) xid, unnest(array['try', 'confirm']) phase
+                where phase = 'try' or xid <> $2`,
+      },
+      [ids, ids[0]],
+    );
+    const stopping = new AbortController();
+    stopping.abort();
+    // One round of a thousand rows: the last of them is in the middle of a transaction.
+    assert.deepEqual(await pruneBarriers(findOpenSince)([sh], stopping.signal), { barriers: 1_000 });
+    const broken = await sh.query({
+      name: "test/broken",
+      text: `select xid from tcc_barriers group by xid, branch having bool_or(phase = 'confirm') and not bool_or(phase = 'try')`,
+    });
+    assert.deepEqual(broken, []);
   });
 
   test("takes callbacks done three months ago; what is not worked off, and what waits for a person, stays", async () => {

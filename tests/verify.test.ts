@@ -265,6 +265,36 @@ const CORRUPTIONS: readonly Corruption[] = [
     caught: ["recon.suspense"],
   },
   {
+    what: "a difference that was written off is open again",
+    sql: (w) => `update recon_differences set state = 'OPEN', cleared_at = null where id = ${w.long.row.id}`,
+    caught: ["recon.suspense", "recon.decided"],
+  },
+  {
+    what: "a difference is written off and nobody has decided it",
+    sql: (w) => `delete from suspense_cases where id = ${w.short.row.id}`,
+    caught: ["recon.decided"],
+  },
+  {
+    what: "a write-off is booked as if something had explained it",
+    sql: (w) => `update transfers set code = 'suspense-back' where code = 'suspense-off' and business_key = '${w.short.row.id}'`,
+    caught: ["ledger.chain", "recon.suspense"],
+  },
+  {
+    what: "other money that goes back is booked as written off",
+    sql: (w) => `update transfers set code = 'differs-off' where code = 'differs-back' and business_key = '${w.sentBack.row.id}'`,
+    caught: ["ledger.chain", "books.suspense"],
+  },
+  {
+    what: "other money goes back and nobody has decided it",
+    sql: (w) => `delete from suspense_cases where id = ${w.sentBack.row.id}`,
+    caught: ["books.suspense", "books.escrow", "refunds.within-payment"],
+  },
+  {
+    what: "other money is kept that was to go back",
+    sql: (w) => `update suspense_cases set outcome = 'GIVEN_BACK' where id = ${w.writtenOff.row.id}`,
+    caught: ["books.suspense", "books.escrow"],
+  },
+  {
     what: "a cancelled payment leaves its promise open",
     sql: (w) => `delete from transfers where business_key = '${w.refused.row.id}' and state = 'VOIDED'`,
     caught: ["ledger.chain", "ledger.accounts", "books.payments"],

@@ -325,6 +325,40 @@ const WAYS: readonly Way[] = [
     "money lies in suspense for no difference",
     (w) => `update transfers set code = 'suspense' where business_key = '${w.differing.row.id}'`,
   ),
+  way(
+    "recon.suspense",
+    "what was written off is back, too",
+    (w) => `update recon_differences set state = 'CLEARED' where id = ${w.long.row.id}`,
+  ),
+  way(
+    "recon.suspense",
+    "a loss is booked as a gain",
+    (w) =>
+      `update transfers set debit_account = credit_account, credit_account = debit_account where code = 'suspense-off' and business_key = '${w.short.row.id}'`,
+  ),
+  way(
+    "recon.decided",
+    "a difference is to go back to nobody",
+    (w) => `update suspense_cases set outcome = 'GIVEN_BACK' where id = ${w.long.row.id}`,
+  ),
+  way("recon.decided", "one that is decided waits", (w) => `update recon_differences set state = 'OPEN' where id = ${w.long.row.id}`),
+  way(
+    "books.suspense",
+    "it is written off to another account",
+    (w) => `update transfers set credit_account = 'commission' where code = 'differs-off' and business_key = '${w.writtenOff.row.id}'`,
+  ),
+  way("books.suspense", "it goes back in part", (w) => `update refunds set amount = amount - 1 where payment_id = ${w.sentBack.row.id}`),
+  way("books.suspense", "it does not go back", (w) => `delete from refunds where payment_id = ${w.sentBack.row.id}`),
+  way(
+    "books.suspense",
+    "what is decided is of nothing",
+    (w) => `insert into suspense_cases (slot, id, assignee) values (${w.shard.slot}, ${w.spare[0]}, 'li.na')`,
+  ),
+  way(
+    "refunds.within-payment",
+    "more goes back than came",
+    (w) => `update refunds set amount = amount + 1 where payment_id = ${w.sentBack.row.id}`,
+  ),
 ];
 
 /** What the users' databases have of their own. */

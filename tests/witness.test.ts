@@ -11,6 +11,7 @@ import type { Id } from "../domain/ids.ts";
 import { ChannelShop } from "./support/channel-shop.ts";
 import { makeDeal, userId } from "./support/deals.ts";
 import { Evening } from "./support/evening.ts";
+import { ADMIN } from "./support/market.ts";
 import { eventually } from "./support/shop.ts";
 import { counted, found, Statements } from "./support/statements.ts";
 import { SimpayProcess } from "./support/simpay.ts";
@@ -91,7 +92,7 @@ test(`simpay and we saw the same evening (SEED=${seed})`, { timeout: 120_000 }, 
   assert.deepEqual(wrong, []);
 
   // Its statement of the evening says the same, and a falsified one differs by what was falsified.
-  const statements = new Statements(town);
+  const statements = new Statements({ base: town.base, simpay, token: () => town.token(ADMIN) });
   assert.deepEqual(Object.keys(counted(await statements.reconciled(await statements.fetched()))), ["MATCHED"]);
   const { body: falsified, lies } = await statements.liedTo(LIES);
   assert.deepEqual(found(await statements.reconciled(falsified)), lies);

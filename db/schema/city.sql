@@ -1,4 +1,4 @@
--- A city keyspace after 000012-room-for-updates.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
+-- A city keyspace after 000014-old-requests.sql. For reading: the migrations make it, tests/schema.test.ts compares it.
 
 create sequence id_clock as bigint increment 1 minvalue 1 maxvalue 9223372036854775807 start 1;
 
@@ -384,13 +384,14 @@ create table recon_differences (
   constraint recon_differences_pkey PRIMARY KEY (slot, id),
   constraint recon_differences_class_check CHECK ((class = ANY (ARRAY['LONG'::text, 'SHORT'::text, 'AMOUNT'::text, 'STATUS'::text, 'DUPLICATE'::text, 'TIMING'::text]))),
   constraint recon_differences_kind_check CHECK ((kind = ANY (ARRAY['PAYMENT'::text, 'REFUND'::text, 'PAYOUT'::text, 'PAYOUT_RETURN'::text]))),
-  constraint recon_differences_state_check CHECK ((state = ANY (ARRAY['OPEN'::text, 'CLEARING'::text, 'CLEARED'::text])))
+  constraint recon_differences_state_check CHECK ((state = ANY (ARRAY['OPEN'::text, 'CLEARING'::text, 'CLEARED'::text, 'RESOLVED'::text])))
 ) partition by LIST (slot);
 -- partitions: recon_differences_00 to recon_differences_15, one a slot
 CREATE INDEX recon_differences_due ON recon_differences USING btree (id) WHERE (((state = 'OPEN'::text) AND (NOT booked) AND (class <> ALL (ARRAY['STATUS'::text, 'TIMING'::text]))) OR (state = 'CLEARING'::text));
 CREATE UNIQUE INDEX recon_differences_once ON recon_differences USING btree (slot, channel, day, kind, number, class, nth, COALESCE(ours, ('-1'::integer)::bigint), COALESCE(theirs, ('-1'::integer)::bigint));
 CREATE INDEX recon_differences_open ON recon_differences USING btree (channel, kind, number) WHERE (state <> 'CLEARED'::text);
 CREATE INDEX recon_differences_statement ON recon_differences USING btree (statement_id, id);
+CREATE INDEX recon_differences_waiting ON recon_differences USING btree (id) WHERE ((state = 'OPEN'::text) AND (class <> ALL (ARRAY['STATUS'::text, 'TIMING'::text])));
 
 create table recon_lines (
   statement_id bigint not null,
@@ -489,6 +490,7 @@ create table requests (
   constraint requests_pkey PRIMARY KEY (slot, caller, idem_key)
 ) partition by LIST (slot);
 -- partitions: requests_00 to requests_15, one a slot
+CREATE INDEX requests_at ON requests USING brin (at);
 
 create table seats (
   slot smallint not null,
@@ -570,6 +572,20 @@ create table stream_positions (
   at timestamp with time zone default now() not null,
   constraint stream_positions_pkey PRIMARY KEY (consumer)
 );
+
+create table suspense_cases (
+  slot smallint not null,
+  id bigint not null,
+  assignee text,
+  outcome text,
+  note text,
+  resolved_by bigint,
+  resolved_at timestamp with time zone,
+  constraint suspense_cases_pkey PRIMARY KEY (slot, id),
+  constraint suspense_cases_outcome_check CHECK ((outcome = ANY (ARRAY['GIVEN_BACK'::text, 'WRITTEN_OFF'::text]))),
+  constraint suspense_cases_resolved CHECK ((num_nulls(outcome, note, resolved_by, resolved_at) = ANY (ARRAY[0, 4])))
+) partition by LIST (slot);
+-- partitions: suspense_cases_00 to suspense_cases_15, one a slot
 
 create table tcc_barriers (
   slot smallint not null,

@@ -15,7 +15,8 @@ export type ReconClass = (typeof RECON_CLASSES)[number];
 export type DifferenceClass = Exclude<ReconClass, "MATCHED">;
 export type LineKind = StatementLine["kind"];
 export const LINE_KINDS: readonly LineKind[] = ["PAYMENT", "REFUND", "PAYOUT", "PAYOUT_RETURN"];
-export const DIFFERENCE_STATES = ["OPEN", "CLEARING", "CLEARED"] as const;
+/** CLEARED: explained. RESOLVED: a person has decided what nothing explained; for good, whatever later statements say. */
+export const DIFFERENCE_STATES = ["OPEN", "CLEARING", "CLEARED", "RESOLVED"] as const;
 export type DifferenceState = (typeof DIFFERENCE_STATES)[number];
 
 /** Our times and the channel's are two clocks' and a callback apart: so near to midnight one day's money may be the next day's line. */
@@ -81,6 +82,14 @@ export function suspend(difference: Difference): TransferRequest[] {
 /** The same, taken back. */
 export const unsuspend = (difference: Difference): TransferRequest[] =>
   suspend(difference).map((request) => ({ ...request, code: "suspense-back", debit: request.credit, credit: request.debit }));
+
+/** Out of suspense for good: what the channel has too much, nobody asks for; what it has too little, the house bears. */
+export const writeOff = (difference: Difference): TransferRequest[] =>
+  suspend(difference).map((request) =>
+    request.debit === "suspense:short"
+      ? { ...request, code: "suspense-off", debit: "write_off", credit: request.debit }
+      : { ...request, code: "suspense-off", debit: request.credit, credit: "write_off" },
+  );
 
 /** What the channel says of a number when it is asked. */
 export type Asked =

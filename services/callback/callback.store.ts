@@ -4,7 +4,7 @@ import type { ChannelNews } from "../../domain/channel/records.ts";
 import type { Id, Shard } from "../../domain/ids.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { fen } from "../../domain/money.ts";
-import { pruneOld } from "../../mixins/prune.ts";
+import { KEPT_SINCE, pruneOld, pruning } from "../../mixins/prune.ts";
 
 export interface Callback {
   readonly channel: string;
@@ -83,19 +83,8 @@ const RESOLVE: Statement = {
     update channel_callbacks_$1 set state = 'RESOLVED', done_at = now(), error = concat_ws('; ', error, 'resolved by ' || $3::text)
      where slot = $1 and id = $2 and state = 'FAILED' returning id`,
 };
-/** What is not worked off stays, however old, and what waits for a person. */
-const PRUNE: Statement = {
-  name: "prune/callbacks",
-  text: `
-    with gone as (
-      delete from channel_callbacks c
-       using unnest($1::smallint[]) as k(slot)
-       cross join lateral (
-             select slot, id, done_at from channel_callbacks where slot = k.slot and state in ('DONE', 'RESOLVED') order by id limit $2) o
-       where c.slot = o.slot and c.id = o.id and o.done_at < now() - make_interval(days => $3)
-      returning 1)
-    select count(*)::integer as rows from gone`,
-};
+/** What is not worked off stays, however old, and what waits for a person. In the order they came: a callback is worked off soon, or by a person. */
+const PRUNE: Statement = pruning("channel_callbacks", "state in ('DONE', 'RESOLVED') order by id", `t.done_at < ${KEPT_SINCE}`);
 
 /** The ids of those that are new. */
 export async function keepCallbacks(tx: Queryable, shard: Shard, callbacks: readonly (Callback & { readonly id: Id })[]): Promise<Set<Id>> {

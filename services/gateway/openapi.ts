@@ -9,7 +9,7 @@ import { isOptional, Schemas, type JsonSchema } from "./schemas.ts";
 const INTRODUCTION = `Group buying (团购) for local life services.
 
 Money is integer fen (CNY). Ids are decimal strings. Times are RFC 3339, UTC. Lists are \`{ items, nextCursor }\`. Unknown fields are refused.
-Errors are RFC 9457 problem documents with a stable \`code\`. The same \`Idempotency-Key\` with the same request answers the first answer again.`;
+Errors are RFC 9457 problem documents with a stable \`code\`. The same \`Idempotency-Key\` with the same request answers the first answer again, for 90 days.`;
 
 const TAGS = ["People", "Merchants and deals", "Buying", "Money", "Operating"];
 

@@ -4,11 +4,14 @@
  */
 import type { Service, ServiceSchema } from "moleculer";
 import { pruneEvents } from "../../mixins/journal-prune.ts";
+import { pruneRequests } from "../../mixins/idempotency.ts";
 import { type Journal, journalOf } from "../../mixins/journal.ts";
 import { platformOf } from "../../mixins/platform.ts";
 import { Pruner } from "../../mixins/prune.ts";
+import { pruneBarriers } from "../../mixins/tcc.ts";
 import { pruneCallbacks } from "../callback/callback.store.ts";
 import { pruneNotifications } from "../notify/notify.store.ts";
+import { findOpenSince } from "../payment/payment.store.ts";
 
 interface Vars {
   journal: Journal;
@@ -16,12 +19,14 @@ interface Vars {
 }
 type This = Service<{}> & Vars;
 
+const PRUNES = [pruneEvents, pruneNotifications, pruneCallbacks, pruneRequests, pruneBarriers(findOpenSince)];
+
 const journal: ServiceSchema<{}, {}, Vars> = {
   name: "journal",
   created() {
     const platform = platformOf(this.broker);
     this.journal = journalOf(this.broker);
-    this.pruner = new Pruner([pruneEvents, pruneNotifications, pruneCallbacks], () => platform.databases.values(), this.logger);
+    this.pruner = new Pruner(PRUNES, () => platform.databases.values(), this.logger);
     measure(this);
   },
   started() {

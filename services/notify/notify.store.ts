@@ -3,7 +3,7 @@ import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import { slotOf } from "../../domain/ids.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import type { NoticeKind } from "../../domain/notify/notices.ts";
-import { pruneOld } from "../../mixins/prune.ts";
+import { KEPT_SINCE, pruneOld, pruning } from "../../mixins/prune.ts";
 
 export interface NewNotification {
   readonly userId: string;
@@ -92,16 +92,5 @@ export async function newestNotification(tx: Queryable, userId: string): Promise
   return row?.id ?? "0";
 }
 
-const PRUNE: Statement = {
-  name: "prune/notifications",
-  text: `
-    with gone as (
-      delete from notifications n
-       using unnest($1::smallint[]) as k(slot)
-       cross join lateral (
-             select slot, ctid as row from notifications where slot = k.slot and at < now() - make_interval(days => $3) limit $2) o
-       where n.slot = o.slot and n.ctid = o.row
-      returning 1)
-    select count(*)::integer as rows from gone`,
-};
+const PRUNE: Statement = pruning("notifications", `at < ${KEPT_SINCE}`);
 export const pruneNotifications = pruneOld("notifications", "user", PRUNE, LIMITS.notificationsKeptDays);

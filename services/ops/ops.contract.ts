@@ -231,27 +231,29 @@ export const dropDeadLetter = action("ops.dropDeadLetter", {
 });
 
 /**
- * What waits for a person. PAYMENT: other money than was asked for, in suspense; REFUND: its channel will not pay it out; SETTLEMENT: its voucher is not
+ * What waits for a person. PAYMENT: other money than was asked for, in suspense; DIFFERENCE: what a channel's statement says and nothing explains; REFUND: its channel will not pay it out; SETTLEMENT: its voucher is not
  * redeemed. And payments, refunds and payouts that were tried `LIMITS.attemptsMax` times: they are tried on, but somebody should know.
  */
 export const Attention = shape("Attention", {
-  kind: { type: "enum", values: ["PAYMENT", "REFUND", "PAYOUT", "SETTLEMENT", "CALLBACK"] },
+  kind: { type: "enum", values: ["PAYMENT", "DIFFERENCE", "REFUND", "PAYOUT", "SETTLEMENT", "CALLBACK"] },
   id: "id",
   city: "string",
   channel: { type: "string", optional: true },
   orderId: { type: "id", optional: true },
   why: "string",
+  /** Who looks into it, where it is in suspense and somebody was named. */
+  assignee: { type: "string", optional: true },
   since: "time",
 });
 export const listAttention = action("ops.attention", {
-  summary: "Payments, refunds, payouts, settlements and callbacks that wait for a person, oldest first",
+  summary: "Payments, differences, refunds, payouts, settlements and callbacks that wait for a person, oldest first",
   params: { ...PAGE },
   answer: list("AttentionList", Attention),
   errors: ["VALIDATION_ERROR"],
   rest: { ...admins, method: "GET", path: "/ops/attention", status: 200 },
 });
 export const retryAttention = action("ops.retry", {
-  summary: "Try a payment, refund or payout again now that would be tried again later",
+  summary: "Try a payment, refund or payout again now that would be tried again later, or a settlement that failed",
   params: { id: "id" },
   answer: shape("Retry", { retrying: "boolean" }),
   errors: ["DEAD_LETTER_NOT_FOUND"],

@@ -156,7 +156,9 @@ async function resolveOne(this: This, ctx: Ctx<typeof resolveCallback>): Promise
 }
 
 async function retry(this: This, ctx: Ctx<typeof retryAttention>): Promise<Answer<typeof retryAttention>> {
-  await retryNow(this.platform, ctx.params.id);
+  const { id } = ctx.params;
+  await retryNow(this.platform, id);
+  this.logger.warn(`${id} is tried again, says ${ctx.meta.caller?.username ?? "the platform"}`);
   return { retrying: true };
 }
 

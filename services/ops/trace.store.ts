@@ -22,7 +22,7 @@ export interface TracedRow {
 
 /** Ids have more digits than a JavaScript number, so they leave the database as texts, wherever in a row they stand. */
 const asJson = (row: string): string => `
-  (select json_object_agg(key, case when key = 'id' or key like '%\\_id' or key in ('actor', 'caller', 'subject', 'requested_by') then to_json(value #>> '{}')
+  (select json_object_agg(key, case when key = 'id' or key like '%\\_id' or key in ('actor', 'caller', 'subject', 'requested_by', 'resolved_by') then to_json(value #>> '{}')
                                     else value end) from json_each(row_to_json(${row})))`;
 const rows = (kind: string, from: string, where: string, id = "id"): string =>
   `select '${kind}' as kind, t.${id}::text as id, ${asJson("t")} as row from ${from} t where ${where}`;
@@ -97,6 +97,15 @@ const FLOWS = rows(
 );
 export const flowsAt = (city: Snapshot, slot: number, dealId: string, moments: readonly Date[]): Promise<TracedRow[]> =>
   city.query<TracedRow>(FLOWS, [slot, dealId, moments]);
+
+/** What people did about other money than was asked for, when it was decided. That somebody was named has no time but the payment's. */
+const CASES = rows(
+  "suspense",
+  "(select c.*, coalesce(c.resolved_at, p.paid_at) as at from suspense_cases c join payments p using (slot, id))",
+  "slot = $1 and id = any($2::bigint[])",
+);
+export const casesOf = (city: Snapshot, slot: number, ids: readonly string[]): Promise<TracedRow[]> =>
+  city.query<TracedRow>(CASES, [slot, ids]);
 
 /** What channels told of the payments, refunds and payouts. */
 const CALLBACKS = rows("callback", "channel_callbacks", "slot = $1 and subject = any($2::bigint[])");

@@ -14,6 +14,7 @@ import type { Trace, TraceEntry } from "./ops.contract.ts";
 import { Snapshot } from "./snapshot.ts";
 import {
   callbacksAbout,
+  casesOf,
   eventsFor,
   flowsAt,
   notificationsFor,
@@ -161,6 +162,7 @@ async function besides(snapshot: Snapshot, { shard, rows, events, ids }: About):
   );
   const found = await Promise.all([
     shard.city === USER_CITY ? [] : callbacksAbout(snapshot, shard.slot, ids),
+    shard.city === USER_CITY ? [] : casesOf(snapshot, shard.slot, ids),
     typeof dealId === "string" ? flowsAt(snapshot, shard.slot, dealId, [...rows, ...events].flatMap(momentsOf)) : [],
     requestsFor(snapshot, shard.slot, keys),
     parkedOf(
@@ -243,6 +245,8 @@ function whatOf(kind: string, row: TracedRow["row"]): string {
       return text("kind");
     case "callback":
       return `${text("channel")} told of a ${text("about")}`;
+    case "suspense":
+      return text("outcome") || `${text("assignee")} looks into it`;
     case "redemption":
       return text("kind");
     default:

@@ -1,11 +1,11 @@
 /** What the decision of payments by channel writes besides what paying always does: their rows, the channel's clearing account, what goes back. */
-import { CURRENCY } from "../../domain/payment/charge.ts";
 import type { DecideWrites } from "../../domain/payment/decide.ts";
 import type { RefundId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import type { TransferRequest } from "../../domain/ledger.ts";
 import { toJson } from "../../domain/money.ts";
-import type { Paid, PaymentRow } from "../../domain/payment/try.ts";
+import type { PaymentRow } from "../../domain/payment/try.ts";
+import { suspendPayment } from "../../domain/recon/suspense.ts";
 import { escrowOf } from "../../domain/settlement/decide.ts";
 import type { Work } from "../../mixins/drain.ts";
 import { appendEvents, type NewEvent } from "../../mixins/events.ts";
@@ -17,9 +17,6 @@ import { requestRefunds, type NewRefund } from "./refund.store.ts";
 export const clearingOf = (channel: string): string => `channel:${channel}`;
 /** On its way back by a channel. */
 export const refundTransitOf = (channel: string): string => `refund_in_transit:${channel}`;
-/** Money of somebody else's: nothing of ours explains it. Foreign money has accounts of its own, in its own small unit. */
-const UNEXPLAINED = "suspense:long";
-
 const captureOf = (payment: PaymentRow): TransferRequest => ({
   kind: "post",
   code: "pay",
@@ -30,18 +27,11 @@ const captureOf = (payment: PaymentRow): TransferRequest => ({
   orderId: payment.orderId,
 });
 
-function suspenseOf({ id, channel, orderId }: PaymentRow, { amount, currency }: Paid): TransferRequest[] {
-  if (amount === 0n) return [];
-  const of = currency === CURRENCY ? "" : `:${currency}`;
-  const accounts = { debit: `${clearingOf(channel)}${of}`, credit: `${UNEXPLAINED}${of}` };
-  return [{ kind: "post", code: "pay-differs", businessKey: id, ...accounts, amount, orderId }];
-}
-
 /** In one booking with everything else of the batch. */
 export const chargeTransfers = ({ captured, surplus, differing }: DecideWrites): TransferRequest[] => [
   ...captured.map(captureOf),
   ...surplus.map(({ payment }) => captureOf(payment)),
-  ...differing.flatMap(({ payment, paid }) => suspenseOf(payment, paid)),
+  ...differing.flatMap(({ payment, paid }) => suspendPayment({ ...payment, paid })),
 ];
 
 export async function writeCharges(work: Work, { charges, captured, surplus, differing }: DecideWrites): Promise<void> {

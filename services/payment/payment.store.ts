@@ -1,11 +1,12 @@
 /** Payments as rows: the durable state of every TCC that pays, and of every charge at a channel. */
-import type { Queryable, Statement, Writable } from "../../db/database.ts";
+import type { Database, Queryable, Statement, Writable } from "../../db/database.ts";
 import type { MerchantId, OrderId, PaymentId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
 import { fen, type Fen } from "../../domain/money.ts";
 import type { PaymentState } from "../../domain/payment/state.ts";
 import { WALLET, type PaymentRow } from "../../domain/payment/try.ts";
+import { idBefore } from "../../mixins/prune.ts";
 
 interface PaymentRecord {
   id: PaymentId;
@@ -121,6 +122,18 @@ const STUCK: Statement = {
      cross join lateral (select id, state, attempts from payments_$1 where slot = $1 and id = k.id offset 0) p
      where p.state in ('CONFIRMING', 'CANCELLING') and p.attempts >= $3`,
 };
+
+/** Payments and refunds that began so long ago and are at no end yet: as good as none, or somebody has been awake for a month. */
+const OPEN_SINCE: Statement = {
+  name: "payment/open-since",
+  text: `
+    select id from payments where slot = any($1) and unfinished and id < ${idBefore("$2")}
+    union all
+    select id from refunds where slot = any($1) and unfinished and id < ${idBefore("$2")}`,
+};
+
+export const findOpenSince = async (city: Database, days: number): Promise<readonly string[]> =>
+  (await city.query<{ id: string }>(OPEN_SINCE, [city.slots, days])).map(({ id }) => id);
 
 export const findPayments = async (db: Queryable, shard: Shard, ids: readonly string[]): Promise<Map<PaymentId, PaymentRow>> =>
   new Map((await db.query<PaymentRecord>(BY_IDS, [shard.slot, ids])).map((row) => [row.id, toPayment(row)]));

@@ -149,11 +149,11 @@ const LOCK: Statement = {
   name: "refund/lock",
   text: `select ${COLUMNS} from refunds_$1 where slot = $1 and id = any($2::bigint[]) order by id for update`,
 };
-/** What each payment was and what is being, or was, given back of it. */
+/** What each payment was, by a channel what was really paid, and what is being, or was, given back of it. */
 const OWED: Statement = {
   name: "refund/owed",
   text: `
-    select p.id, p.amount, (select coalesce(sum(r.amount), 0) from refunds_$1 r where r.slot = $1 and r.order_id = p.order_id and r.payment_id = p.id) as refunded
+    select p.id, coalesce(p.paid_amount, p.amount) as amount, (select coalesce(sum(r.amount), 0) from refunds_$1 r where r.slot = $1 and r.order_id = p.order_id and r.payment_id = p.id) as refunded
       from payments_$1 p where p.slot = $1 and p.id = any($2::bigint[])`,
 };
 /** What of each order is back at its consumer, unused. */

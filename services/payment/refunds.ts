@@ -3,8 +3,8 @@
  * repeated, and a step that fails leaves its refunds for their next attempt. By a channel: recorded, then called, and asked until it says that the money has arrived.
  */
 import type { Logger, ServiceBroker } from "moleculer";
-import { cityOf, shardOf, type RefundId, type Shard } from "../../domain/ids.ts";
-import { toJson } from "../../domain/money.ts";
+import { cityOf, shardOf, type PaymentId, type RefundId, type Shard } from "../../domain/ids.ts";
+import { toJson, type Fen } from "../../domain/money.ts";
 import { CURRENCY } from "../../domain/payment/charge.ts";
 import { WALLET } from "../../domain/payment/try.ts";
 import { stepOf, wordOfCall, type RefundStep } from "../../domain/refund/advance.ts";
@@ -102,7 +102,7 @@ export class Refunds {
           number: id,
           chargeNumber: paymentId,
           amount,
-          chargeAmount: (await findPayments(this.#platform.databaseOf(shard), shard, [paymentId])).get(paymentId)?.amount ?? amount,
+          chargeAmount: await this.#chargedUnder(shard, paymentId, amount),
           currency: CURRENCY,
           reason,
         })
@@ -112,6 +112,12 @@ export class Refunds {
     const word = wordOfCall(call, outcome);
     if (word.kind === "waits" && word.why !== undefined) this.#logger.warn(`refund ${id} waits for ${refund.channel}: ${word.why}`);
     await this.tell({ id, word, channelNo: outcome.kind === "answered" ? outcome.value.channelNumber : undefined, callbackId: undefined });
+  }
+
+  /** What the channel took; it may be other money than was asked for. */
+  async #chargedUnder(shard: Shard, paymentId: PaymentId, refunded: Fen): Promise<Fen> {
+    const payment = (await findPayments(this.#platform.databaseOf(shard), shard, [paymentId])).get(paymentId);
+    return payment?.paid?.amount ?? payment?.amount ?? refunded;
   }
 
   /** Answers with the refunds as they are then. */

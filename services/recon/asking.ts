@@ -42,7 +42,7 @@ export async function repair(broker: ServiceBroker, platform: Platform, id: stri
   const read = async (): Promise<DifferenceRow> =>
     (await findDifference(database, shard, id)) ?? raise(RECON_ERRORS, "DIFFERENCE_NOT_FOUND", { id });
   const row = await read();
-  if (row.state === "CLEARED") return row;
+  if (row.state === "CLEARED" || row.state === "RESOLVED") return row;
   const difference = toDifference(row);
   if (row.state === "OPEN") {
     const channel = channelOf(platform, difference.channel);

@@ -84,10 +84,18 @@ const JUDGE_STRAYS = `
          case when nth > 1 then 'DUPLICATE' else 'LONG' end as class
     from lines`;
 
+/**
+ * What is missing, or is another sum, under a number of ours is the same money on whichever day it is missed: what a person has decided of it stays
+ * decided, also when a query asks about it under another day.
+ */
 const KEEP = `
   insert into recon_differences (slot, id, statement_id, channel, day, class, kind, number, channel_no, nth, ours, theirs, currency, our_state)
-  select slot, (mint_ids($4, slot, 1))[1], $1, $2, $3, class, kind, number, channel_no, nth, ours, theirs, currency, our_state
-    from judged where class <> 'MATCHED'
+  select slot, (mint_ids($4, slot, 1))[1], $1, $2,
+         coalesce((select r.day from recon_differences r
+                    where r.slot = j.slot and r.channel = $2 and r.kind = j.kind and r.number = j.number and r.class = j.class and r.nth = j.nth
+                      and (r.ours, r.theirs) is not distinct from (j.ours, j.theirs) and r.class in ('SHORT', 'AMOUNT') and r.state = 'RESOLVED' limit 1), $3::date),
+         class, kind, number, channel_no, nth, ours, theirs, currency, our_state
+    from judged j where class <> 'MATCHED'
   on conflict (slot, channel, day, kind, number, class, nth, (coalesce(ours, -1)), (coalesce(theirs, -1))) do update set statement_id = excluded.statement_id`;
 /** What was missed on one day stands on another's. */
 const EXPLAIN = `

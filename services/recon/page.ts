@@ -31,6 +31,12 @@ const STYLE = `body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-widt
 h1{font-size:1.4rem}table{border-collapse:collapse;width:100%;margin:1rem 0}th,td{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:left}
 td:nth-child(n){font-variant-numeric:tabular-nums}`;
 
+/** Asking is safe and comes first; what it has not explained, a person decides. */
+const waysOut = ({ id, status, answer }: Report["differences"][number]): string =>
+  status !== "OPEN"
+    ? ""
+    : `POST /api/v1/recon/differences/${id}/repair${answer === undefined ? "" : `, or POST /api/v1/ops/suspense/${id}/resolve`}`;
+
 export function reportPage(report: Report): string {
   const { channel, day, source, status, lines, counts, differences, error, nextCursor } = report;
   const title = `${source === "QUERY" ? "Asked" : "Statement"} 对账 · ${escaped(channel)} · ${escaped(day)}`;
@@ -44,10 +50,10 @@ export function reportPage(report: Report): string {
       yuan(one.theirs),
       escaped(one.currency),
       yuan(one.suspended),
-      one.owner,
+      escaped(one.assignee ?? one.owner),
       `${one.status}${one.why === undefined ? "" : `: ${escaped(one.why)}`}`,
       age(one.ageSeconds),
-      one.status === "OPEN" ? `POST /api/v1/recon/differences/${one.id}/repair` : "",
+      waysOut(one),
     ]),
   );
   return `<!doctype html>

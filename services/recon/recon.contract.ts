@@ -1,5 +1,6 @@
 import { shardOf } from "../../domain/ids.ts";
 import { DIFFERENCE_STATES, LINE_KINDS, RECON_CLASSES } from "../../domain/recon/difference.ts";
+import { OUTCOMES } from "../../domain/recon/suspense.ts";
 import { action, shape } from "../../mixins/contract.ts";
 import { PAGE } from "../../mixins/page.ts";
 import { rawRoute } from "../../mixins/raw-routes.ts";
@@ -24,8 +25,10 @@ export const Difference = shape("ReconDifference", {
   /** By how much the channel has more, or less, than our books would say; it lies in suspense until the difference is explained. */
   suspended: amount,
   owner: { type: "enum", values: ["payments", "finance", "channel", "nobody"] },
+  /** Who looks into it, where somebody was named. */
+  assignee: { type: "string", optional: true },
   status: { type: "enum", values: DIFFERENCE_STATES },
-  /** What explained it. */
+  /** What explained it, or what the person noted who decided it. */
   why: { type: "string", optional: true },
   /** What the channel said when it was last asked. */
   answer: { type: "string", optional: true },
@@ -97,5 +100,40 @@ export const repairDifference = action("recon.repair", {
   rest: { method: "POST", path: "/recon/differences/{id}/repair", who: "admin", status: 200, tag: "Money" },
   address: (params) => shardOf(params.id),
 });
+
+const WAITING = { method: "POST", who: "admin", status: 200, tag: "Operating" } as const;
+export const assignSuspense = action("recon.assign", {
+  summary: "Say who looks into money in suspense, of a payment that differs or of an open difference; the last who was named does",
+  params: { id: "id", assignee: { type: "string", min: 1, max: 64 } },
+  answer: shape("SuspenseAssignment", { id: "id", assignee: "string" }),
+  errors: ["SUSPENSE_NOT_FOUND"],
+  retrySafe: true,
+  rest: { ...WAITING, path: "/ops/suspense/{id}/assign", example: { assignee: "li.na" } },
+  address: (params) => shardOf(params.id),
+});
+export const resolveSuspense = action("recon.resolve", {
+  summary:
+    "Decide, once, what becomes of money in suspense that nothing explains: of a payment's it is given back by its channel or written off, a difference's is written off once the channel was asked",
+  params: { id: "id", outcome: { type: "enum", values: OUTCOMES }, note: { type: "string", min: 1, max: 500 } },
+  answer: shape("SuspenseResolution", {
+    id: "id",
+    outcome: { type: "enum", values: OUTCOMES },
+    /** What left suspense: above zero what was too much there, below zero what was missing; in the small unit of the currency. */
+    amount,
+    currency: "string",
+    note: "string",
+    at: "time",
+    refundId: { type: "id", optional: true },
+  }),
+  errors: ["SUSPENSE_NOT_FOUND", "SUSPENSE_OVER", "DIFFERENCE_NOT_ASKED", "NOT_TO_GIVE_BACK"],
+  rest: {
+    ...WAITING,
+    path: "/ops/suspense/{id}/resolve",
+    key: "required",
+    example: { outcome: "WRITTEN_OFF", note: "a cent that nobody asks for" },
+  },
+  address: (params) => shardOf(params.id),
+});
+
 /** Internal: differences of one shard go to suspense, or come back from it. */
 export const bookDifferences = dueAction("recon.book", "Book differences to suspense, and explained ones back");

@@ -1,20 +1,35 @@
 /**
  * Recon (对账): channels' statements against our payments, refunds and payouts, and both against the books. Runs where the gateway does, because
- * statements are streamed in; what it finds is booked in the shards it is about.
+ * statements are streamed in; what it finds is booked in the shards it is about. What nothing explains of money in suspense, a person decides here.
  */
 import type { Service, ServiceSchema } from "moleculer";
+import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
 import { dayAt, dayOf } from "../../domain/recon/difference.ts";
 import { RECON_ERRORS } from "../../domain/recon/errors.ts";
-import { isId } from "../../domain/ids.ts";
+import { isId, shardOf } from "../../domain/ids.ts";
+import { nulFaults } from "../../domain/text.ts";
 import { type Answer, call, type Ctx, handle } from "../../mixins/contract.ts";
+import { keyOf, type Replayable, storedAnswers } from "../../mixins/idempotency.ts";
 import { type Platform, platformOf } from "../../mixins/platform.ts";
 import { type RawRequest, serveRaw } from "../../mixins/raw-routes.ts";
+import { refundsRequested } from "../payment/payment.contract.ts";
 import { askedLines, repair } from "./asking.ts";
 import { bookDrain } from "./book.drain.ts";
 import { reportPage } from "./page.ts";
 import { begin, channelOf, checkDay, checkType, receive } from "./receive.ts";
-import { bookDifferences, getStatement, queryRecent, receiveStatement, repairDifference, showReport } from "./recon.contract.ts";
+import {
+  assignSuspense,
+  bookDifferences,
+  getStatement,
+  queryRecent,
+  receiveStatement,
+  repairDifference,
+  resolveSuspense,
+  showReport,
+} from "./recon.contract.ts";
+import { makeResolveDrain, type ResolveCommand } from "./resolve.drain.ts";
+import { assignCase } from "./suspense.store.ts";
 import { viewDifference, viewStatement } from "./view.ts";
 import { ReconWorker } from "./worker.ts";
 
@@ -32,11 +47,18 @@ const recon: ServiceSchema<{}, {}, Vars> = {
     statement: handle(getStatement, shown),
     query: handle(queryRecent, asked),
     repair: handle(repairDifference, repaired),
+    assign: handle(assignSuspense, assigned),
+    resolve: handle(resolveSuspense, resolved),
     book: handle(bookDifferences, booked),
   },
   created() {
     this.platform = platformOf(this.broker);
     this.platform.offer("recon.book", bookDrain);
+    const resolveDrain = makeResolveDrain(
+      (channel) => this.platform.channels.has(channel),
+      (shard) => refundsRequested(this.broker, shard),
+    );
+    this.platform.offer("recon.resolve", storedAnswers(resolveDrain));
     this.worker = new ReconWorker(this.broker, this.platform, this.logger);
     this.asking = new Set();
     serveRaw(this.broker, receiveStatement, (request) => received(this, request));
@@ -101,6 +123,31 @@ async function asked(this: This, ctx: Ctx<typeof queryRecent>): Promise<Answer<t
 
 async function repaired(this: This, ctx: Ctx<typeof repairDifference>): Promise<Answer<typeof repairDifference>> {
   return viewDifference(await repair(this.broker, this.platform, ctx.params.id, ctx.meta.caller?.userId));
+}
+
+async function assigned(this: This, ctx: Ctx<typeof assignSuspense>): Promise<Answer<typeof assignSuspense>> {
+  const { id, assignee } = ctx.params;
+  const errors = nulFaults({ assignee });
+  if (errors.length > 0) return raise(COMMON_ERRORS, "VALIDATION_ERROR", { errors });
+  const shard = shardOf(id);
+  const isThere = await assignCase(this.platform.databaseOf(shard), shard, id, assignee);
+  if (!isThere) return raise(RECON_ERRORS, "SUSPENSE_NOT_FOUND", { id });
+  return { id, assignee };
+}
+
+/** Who decided what, and why, is kept with the money, and in the log. */
+async function resolved(this: This, ctx: Ctx<typeof resolveSuspense>): Promise<Replayable<Answer<typeof resolveSuspense>>> {
+  const { id, outcome, note } = ctx.params;
+  const errors = nulFaults({ note });
+  if (errors.length > 0) return raise(COMMON_ERRORS, "VALIDATION_ERROR", { errors });
+  const command: ResolveCommand = { ...keyOf(ctx, resolveSuspense.name), id, outcome, note, requestId: ctx.meta.requestId };
+  const answer = await this.platform.post<ResolveCommand, Replayable<Answer<typeof resolveSuspense>>>(
+    shardOf(id),
+    "recon.resolve",
+    command,
+  );
+  this.logger.warn(`${id}, in suspense, is ${outcome} by ${ctx.meta.caller?.username ?? "the platform"}: ${note}`);
+  return answer;
 }
 
 async function booked(this: This, ctx: Ctx<typeof bookDifferences>): Promise<undefined> {

@@ -116,6 +116,8 @@ export interface DifferenceRow {
   readonly booked: boolean;
   readonly why: string | null;
   readonly answer: string | null;
+  /** Whoever looks into it. */
+  readonly assignee: string | null;
   readonly created_at: Date;
   readonly age: number;
 }
@@ -130,19 +132,24 @@ export const toDifference = (row: DifferenceRow): Difference => ({
   currency: row.currency,
 });
 
-const DIFFERENCE =
-  "id, channel, class, kind, number, channel_no, ours, theirs, currency, our_state, state, booked, why, answer, created_at, " +
-  "extract(epoch from coalesce(cleared_at, now()) - created_at)::float8 as age";
+/** With what people have done about it. */
+const DIFFERENCE = `
+  d.id, channel, class, kind, number, channel_no, ours, theirs, currency, our_state, state, booked, coalesce(why, c.note) as why, answer, c.assignee, created_at,
+  extract(epoch from coalesce(cleared_at, now()) - created_at)::float8 as age`;
+const CASE = "left join lateral (select assignee, note from suspense_cases where slot = d.slot and id = d.id) c on true";
 const OF_STATEMENT: Statement = {
   name: "recon/differences",
   text: `
-    select ${DIFFERENCE} from recon_differences
-     where statement_id = $1 and id > $2 and ($3::text is null or class = $3) order by id limit $4`,
+    select ${DIFFERENCE} from recon_differences d ${CASE}
+     where statement_id = $1 and d.id > $2 and ($3::text is null or class = $3) order by d.id limit $4`,
 };
-const ONE: Statement = { name: "recon/difference", text: `select ${DIFFERENCE} from recon_differences_$1 where slot = $1 and id = $2` };
+const ONE: Statement = {
+  name: "recon/difference",
+  text: `select ${DIFFERENCE} from recon_differences_$1 d ${CASE} where d.slot = $1 and d.id = $2`,
+};
 const LOCK: Statement = {
   name: "recon/lock",
-  text: `select ${DIFFERENCE} from recon_differences_$1 where slot = $1 and id = any($2::bigint[]) order by id for update`,
+  text: `select ${DIFFERENCE} from recon_differences_$1 d ${CASE} where d.slot = $1 and d.id = any($2::bigint[]) order by d.id for update of d`,
 };
 /** Off, and not in suspense yet; or explained, and still there. */
 const TO_BOOK: Statement = {
@@ -159,6 +166,12 @@ const BOOKED: Statement = {
 const CLEARED: Statement = {
   name: "recon/cleared",
   text: `update recon_differences_$1 set state = 'CLEARED', cleared_at = $3 where slot = $1 and id = any($2::bigint[])`,
+};
+const RESOLVED: Statement = {
+  name: "recon/resolved",
+  text: `
+    update recon_differences_$1 set state = 'RESOLVED', booked = true, cleared_at = $3
+     where slot = $1 and id = any($2::bigint[]) and state = 'OPEN'`,
 };
 const ANSWERED: Statement = {
   name: "recon/answered",
@@ -193,6 +206,10 @@ export const markBooked = async (tx: Queryable, shard: Shard, ids: readonly stri
 };
 export const markCleared = async (tx: Queryable, shard: Shard, ids: readonly string[], now: Date): Promise<void> => {
   if (ids.length > 0) await tx.query(CLEARED, [shard.slot, ids, now]);
+};
+/** Locked ones a person has decided, of which what is off has gone to suspense and out of it again. */
+export const markResolved = async (tx: Queryable, shard: Shard, ids: readonly string[], now: Date): Promise<void> => {
+  await tx.query(RESOLVED, [shard.slot, ids, now]);
 };
 /** What the channel said; with `why`, it is explained. */
 export const noteAnswer = async (

@@ -1,6 +1,7 @@
 /**
  * The long witness: a cluster whose workers, gateways and simpay are killed with SIGKILL while people pay, simpay misbehaves, refunds and payouts go
- * on. After healing, simpay's log ⟗ our payments, refunds and payouts is empty of differences, and every invariant holds. `SEED=…` plays it again.
+ * on. After healing, simpay's log ⟗ our payments, refunds and payouts is empty of differences, every invariant holds, and the reconciliation of its
+ * statement says the same, of a falsified one exactly what was falsified. `SEED=…` plays it again.
  */
 import assert from "node:assert/strict";
 import { randomInt } from "node:crypto";
@@ -21,12 +22,15 @@ import { freePort } from "../../scripts/free-ports.ts";
 import { type Reply } from "../support/server.ts";
 import { eventually } from "../support/shop.ts";
 import { SECRET as SIMPAY_SECRET, SimpayProcess, type TestSimpay } from "../support/simpay.ts";
+import { counted, found, Statements } from "../support/statements.ts";
 import { differences, OURS, witnessed, type Ours } from "../support/witness.ts";
 
 const SECRET = "a secret for cluster tests, long enough";
 const seed = Number(process.env["SEED"] ?? randomInt(2 ** 31));
 const MOODS = 8;
 const MOOD_MS = 3_000;
+/** Few enough for one page of differences. */
+const LIES = { statementMissing: 0.03, statementExtra: 0.03, statementDoubled: 0.03, statementAltered: 0.03 };
 const tokens = makeTokens(SECRET);
 
 describe("a cluster, and the witness outside", () => {
@@ -137,5 +141,10 @@ describe("a cluster, and the witness outside", () => {
         [],
       );
     }, 60_000);
+
+    const statements = new Statements({ base: cluster.base, simpay, token: () => Promise.resolve(admin) });
+    assert.deepEqual(Object.keys(counted(await statements.reconciled(await statements.fetched()))), ["MATCHED"]);
+    const { body, lies } = await statements.liedTo(LIES);
+    assert.deepEqual(found(await statements.reconciled(body)), lies);
   });
 });

@@ -5,6 +5,7 @@ import type { FaultName } from "../../simpay/faults.ts";
 import type { Stored } from "../../simpay/records.ts";
 import type { Id } from "../../domain/ids.ts";
 import { makeChannels } from "../../mixins/channels/index.ts";
+import type { Caller } from "../../mixins/contract.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
 import { caller } from "./node.ts";
 import { freePort } from "../../scripts/free-ports.ts";
@@ -60,6 +61,10 @@ export class ChannelShop {
     await this.simpay.stop();
   }
 
+  token(who: Caller): Promise<string> {
+    return tokens.sign(who, 600);
+  }
+
   /** One request of a consumer, or of whoever `roles` make of him. */
   async ask(
     method: "GET" | "POST",
@@ -69,7 +74,7 @@ export class ChannelShop {
     roles: Parameters<typeof caller>[1] = ["consumer"],
     merchantId?: Id,
   ): Promise<Reply> {
-    const token = await tokens.sign(caller(user, roles, merchantId), 600);
+    const token = await this.token(caller(user, roles, merchantId));
     const answer = await fetch(`${this.base}/api/v1${path}`, {
       method,
       headers: {

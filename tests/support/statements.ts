@@ -1,29 +1,35 @@
 /** The day's statements, as simpay writes them or falsifies them when it is asked to, and what their reconciliation finds. */
 import assert from "node:assert/strict";
-import type { Id } from "../../domain/ids.ts";
 import { dayAt } from "../../domain/recon/difference.ts";
-import { makeTokens } from "../../mixins/tokens.ts";
-import { getStatement } from "../../services/recon/recon.contract.ts";
+import type { Of } from "../../mixins/contract.ts";
+import type { ReconStatement } from "../../services/recon/recon.contract.ts";
 import type { Falsified } from "../../simpay/records.ts";
-import type { ChannelShop } from "./channel-shop.ts";
-import { ADMIN } from "./market.ts";
-import { callAs } from "./node.ts";
 import { eventually } from "./shop.ts";
+import type { TestSimpay } from "./simpay.ts";
 
-const tokens = makeTokens("a secret of tests, with more than 32 bytes");
-export type Statement = Awaited<ReturnType<Statements["find"]>>;
+export type Statement = Of<typeof ReconStatement>;
+/** A platform known by its door, one process or many, and the channel outside. */
+export interface Place {
+  readonly base: string;
+  readonly simpay: TestSimpay;
+  /** Of an administrator. */
+  readonly token: () => Promise<string>;
+}
 
 export class Statements {
-  readonly #town: ChannelShop;
+  readonly #place: Place;
   /** The Chinese day on which everything happens. */
   readonly day = dayAt(Date.now());
 
-  constructor(town: ChannelShop) {
-    this.#town = town;
+  constructor(place: Place) {
+    this.#place = place;
   }
 
-  find(id: string, of: { class?: "SHORT" | "LONG"; limit?: number; cursor?: string } = {}) {
-    return callAs(this.#town.shop.test.node, getStatement, { id: id as Id, limit: 100, ...of }, ADMIN);
+  async find(id: string): Promise<Statement> {
+    const answer = await fetch(`${this.#place.base}/api/v1/recon/statements/${id}?limit=100`, { headers: await this.authorization() });
+    const body = (await answer.json()) as Statement;
+    assert.equal(answer.status, 200, JSON.stringify(body));
+    return body;
   }
   async done(id: string): Promise<Statement> {
     await eventually(async () => assert.match((await this.find(id)).status, /^(DONE|FAILED)$/), 30_000);
@@ -31,7 +37,7 @@ export class Statements {
   }
   async upload(body: string | Buffer, of: { day?: string; channel?: string; type?: string } = {}) {
     const query = new URLSearchParams({ channel: of.channel ?? "simpay", date: of.day ?? this.day });
-    const answer = await fetch(`${this.#town.base}/api/v1/recon/statements?${query.toString()}`, {
+    const answer = await fetch(`${this.#place.base}/api/v1/recon/statements?${query.toString()}`, {
       method: "POST",
       headers: { ...(await this.authorization()), "content-type": of.type ?? "text/csv" },
       body: typeof body === "string" ? body : new Uint8Array(body),
@@ -44,19 +50,19 @@ export class Statements {
     return this.done(taken.body.id);
   }
   async authorization(): Promise<{ authorization: string }> {
-    return { authorization: `Bearer ${await tokens.sign(ADMIN, 600)}` };
+    return { authorization: `Bearer ${await this.#place.token()}` };
   }
 
   async fetched(): Promise<string> {
-    return (await this.#town.simpay.raw("GET", `/v1/statements/${this.day}`)).text();
+    return (await this.#place.simpay.raw("GET", `/v1/statements/${this.day}`)).text();
   }
   /** With every kind of lie that was asked for; which lines are struck is a matter of the seed. */
   async liedTo(chance: Readonly<Record<string, number>>): Promise<{ body: string; lies: string[] }> {
     for (let seed = 0; ; seed++) {
-      await this.#town.simpay.plan({ seed: `recon ${seed}`, chance });
+      await this.#place.simpay.plan({ seed: `recon ${seed}`, chance });
       const body = await this.fetched();
-      await this.#town.strike();
-      const last = (await this.#town.simpay.log()).findLast((line) => line.event === "statement.falsified");
+      await this.#place.simpay.plan({});
+      const last = (await this.#place.simpay.log()).findLast((line) => line.event === "statement.falsified");
       const lines = last?.event === "statement.falsified" ? last.lines : [];
       if (new Set(lines.map(({ how }) => how)).size === Object.keys(chance).length) return { body, lies: named(lines) };
     }

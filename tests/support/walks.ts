@@ -325,6 +325,32 @@ export const WALKS: readonly Walk[] = [
     },
   },
   {
+    name: "a channel takes other money, and a person decides that it goes back",
+    async walk(town) {
+      const made = await order(town, await town.person());
+      await strike(town, "wrongAmount");
+      const url = await charged(town, made);
+      await strike(town);
+      await town.simpay.pay(url);
+      let id: Id | undefined;
+      await town.becomes(async () => {
+        const [row] = await town.rows<{ id: Id }>(made.id, "select id::text from payments where slot = $1 and order_id = $2 and differs");
+        assert.ok(row);
+        ({ id } = row);
+      });
+      await town.insist("POST", `/ops/suspense/${id}/assign`, town.admin, { assignee: "li.na" });
+      // With one key, whoever dies: one decision, and one refund of all that was paid.
+      await town.ask("POST", `/ops/suspense/${id}/resolve`, town.admin, { outcome: "GIVEN_BACK", note: "it was paid by mistake" });
+      await town.becomes(async () => {
+        const refunds = await town.rows<{ state: string; amount: string }>(
+          made.id,
+          "select state, amount::text from refunds where slot = $1 and order_id = $2",
+        );
+        assert.deepEqual(refunds, [{ state: "SUCCEEDED", amount: String(PRICE - 1) }]);
+      });
+    },
+  },
+  {
     name: "a refund waits for a person",
     async walk(town) {
       const made = await paidBySimpay(town);

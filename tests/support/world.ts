@@ -275,6 +275,55 @@ export class World {
     return payment;
   }
 
+  /** Other money than was asked for, as somebody decided. */
+  decide(payment: Payment, outcome: "GIVEN_BACK" | "WRITTEN_OFF"): void {
+    const { row, order } = payment;
+    const { shard, merchantId } = order.deal;
+    const amount = row.paid_amount ?? 0;
+    const post = (code: TransferRequest["code"], businessKey: string, debit: string, credit: string): void =>
+      this.transfer(shard, { kind: "post", code, businessKey, debit, credit, amount: fen(amount), orderId: order.row.id as OrderId });
+    this.#case(shard, row.id, outcome);
+    if (outcome === "WRITTEN_OFF") return post("differs-off", row.id, "suspense:long", "write_off");
+    const [escrow, transit] = [`escrow:${merchantId}`, "refund_in_transit:simpay"];
+    const back = this.#refund(order, payment, { quantity: order.row.quantity, amount, reason: "OTHER_MONEY" });
+    Object.assign(back, { channel: "simpay", surplus: true });
+    post("differs-back", row.id, "suspense:long", escrow);
+    post("refund", back.id, escrow, transit);
+    post("refund-paid", back.id, transit, "channel:simpay");
+  }
+
+  /** A difference with a statement that nothing explained and somebody wrote off: `off` is what the channel had too much, or too little. */
+  writeOff(shard: Shard, off: number) {
+    const row = this.add(shard, "recon_differences", {
+      id: this.id(shard),
+      statement_id: this.id({ city: USER_CITY, slot: 0 }),
+      channel: "simpay",
+      day: "2026-01-01",
+      class: off > 0 ? "LONG" : "SHORT",
+      kind: "PAYMENT",
+      number: `nobodys${off}`,
+      nth: off > 0 ? 1 : 0,
+      ours: off > 0 ? null : -off,
+      theirs: off > 0 ? off : null,
+      currency: "CNY",
+      state: "RESOLVED",
+      booked: true,
+      answer: "ABSENT",
+      created_at: this.at,
+      cleared_at: this.at,
+    });
+    const post = (code: TransferRequest["code"], debit: string, credit: string): void =>
+      this.transfer(shard, { kind: "post", code, businessKey: row.id, debit, credit, amount: fen(Math.abs(off)) });
+    this.#case(shard, row.id, "WRITTEN_OFF");
+    post("suspense", off > 0 ? "channel:simpay" : "suspense:short", off > 0 ? "suspense:long" : "channel:simpay");
+    post("suspense-off", off > 0 ? "suspense:long" : "write_off", off > 0 ? "write_off" : "suspense:short");
+    return { row };
+  }
+
+  #case(shard: Shard, id: Id, outcome: "GIVEN_BACK" | "WRITTEN_OFF"): void {
+    this.add(shard, "suspense_cases", { id, assignee: "li.na", outcome, note: "nobody's", resolved_by: 16, resolved_at: this.at });
+  }
+
   cancelPayment({ row, order }: Payment): void {
     row.state = "CANCELLED";
     this.#both(order, "pay", row.id, "void-pending", "void-pending");
@@ -699,6 +748,12 @@ export function everythingIn(world: World, shard: Shard) {
   world.end(later, "CANCELLED");
   const goingBack = world.charge(later, "late", "PROCESSING");
   const differing = world.charge(world.order(free, ann, 1), "differs");
+  const sentBack = world.charge(world.order(free, ann, 1), "differs");
+  world.decide(sentBack, "GIVEN_BACK");
+  const writtenOff = world.charge(world.order(free, ann, 1), "differs");
+  world.decide(writtenOff, "WRITTEN_OFF");
+  const long = world.writeOff(shard, 700);
+  const short = world.writeOff(shard, -300);
   const spare = [world.id(shard), world.id(shard), world.id(shard)] as const;
   return {
     shard,
@@ -734,5 +789,9 @@ export function everythingIn(world: World, shard: Shard) {
     surplus,
     goingBack,
     differing,
+    sentBack,
+    writtenOff,
+    long,
+    short,
   };
 }

@@ -16,7 +16,7 @@ export const ADDRESS_CHECKS: readonly Check[] = [
     name: "addresses.city",
     scope: "city",
     proves:
-      "every merchant, deal, group, order, payment, refund, voucher, settlement, payout and callback lives where its id says, in a database that serves its slot",
+      "every merchant, deal, group, order, payment, refund, voucher, settlement, payout, callback and case of suspense lives where its id says, in a database that serves its slot",
     statement: misplaced([
       "merchants",
       "deals",
@@ -28,6 +28,7 @@ export const ADDRESS_CHECKS: readonly Check[] = [
       "settlements",
       "payouts",
       "channel_callbacks",
+      "suspense_cases",
     ]),
     values: ({ slots }) => [slots],
   },

@@ -47,6 +47,9 @@ export const BOOK_CHECKS: readonly Check[] = [
         full join (select slot, 'escrow:' || merchant_id as account, sum(paid) as paid, sum(refunded) as refunded, sum(settled) as settled
                      from (select slot, merchant_id, amount as paid, 0 as refunded, 0 as settled from payments where state in ('CONFIRMING', 'CONFIRMED')
                            union all
+                           -- Other money than was asked for, on its way back.
+                           select slot, merchant_id, paid_amount, 0, 0 from payments join suspense_cases using (slot, id) where outcome = 'GIVEN_BACK'
+                           union all
                            select slot, merchant_id, 0, amount, 0 from refunds where state = 'SUCCEEDED' or decided_at is not null
                            union all
                            -- What was settled comes back before it is refunded.

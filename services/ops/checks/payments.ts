@@ -69,14 +69,16 @@ export const PAYMENT_CHECKS: readonly Check[] = [
   {
     name: "refunds.within-payment",
     scope: "city",
-    proves: "the refunds of a payment are never more than it, and go to whom it came from",
+    proves:
+      "the refunds of a payment are never more than was paid, and go to whom it came from; other money than was asked for goes back when somebody decided it",
     statement: `
-      select r.slot, r.payment_id, r.order_id, p.amount, r.refunded
+      select r.slot, r.payment_id, r.order_id, p.amount, p.paid_amount, r.refunded
         from (select slot, payment_id, order_id, consumer_id, merchant_id, sum(amount) as refunded
                 from refunds group by slot, payment_id, order_id, consumer_id, merchant_id) r
         left join payments p on p.slot = r.slot and p.id = r.payment_id and p.order_id = r.order_id
-                            and p.consumer_id = r.consumer_id and p.merchant_id = r.merchant_id and p.state in ('CONFIRMING', 'CONFIRMED')
-       where p.id is null or r.refunded > p.amount`,
+                            and p.consumer_id = r.consumer_id and p.merchant_id = r.merchant_id
+        left join suspense_cases c on c.slot = p.slot and c.id = p.id and c.outcome = 'GIVEN_BACK'
+       where p.id is null or (p.state not in ('CONFIRMING', 'CONFIRMED') and c.id is null) or r.refunded > coalesce(p.paid_amount, p.amount)`,
   },
   {
     name: "refunds.units",
