@@ -1,6 +1,6 @@
 /**
- * The nodes of a cluster (one of each role, with NATS, JetStream and Redis between them), killed at every step of every path that money takes, one
- * at a time while the others live. Of everything in one process: failpoints.test.ts.
+ * The nodes of a cluster (one of each role, with NATS, JetStream and Redis between them), killed at every step of every path that money takes, each
+ * while the others live or are just being started again. Of everything in one process: failpoints.test.ts.
  */
 import { killedAtEveryStep, OPERATORS, UNSENT } from "../support/failpoints.ts";
 import { CLUSTER } from "../support/town.ts";
