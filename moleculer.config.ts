@@ -132,7 +132,7 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   attachPlatform(broker, platform);
   const journal = journalOf(broker);
   journal.passBy(failpoints);
-  const streams = options.nats && new EventStreams(options.nats, `${options.nodeID} events`, logger);
+  const streams = options.nats && eventStreams(options.nats, options, logger);
   if (streams) journal.travelBy(streams);
   platform.onRouted(() => {
     journal.follow().catch((error: unknown) => logger.error({ err: error }, "the event consumers did not follow the slots that moved"));
@@ -168,6 +168,10 @@ export async function makeNode(options: NodeOptions): Promise<Node> {
   };
 }
 
+function eventStreams(nats: NatsSettings, { nodeID, failpoints }: NodeOptions, logger: Logger): EventStreams {
+  const of = [nats, `${nodeID} events`, logger] as const;
+  return failpoints?.streams(...of) ?? new EventStreams(...of);
+}
 function redisLink(url: string, metrics: Metrics, logger: Logger): RedisLink {
   const link = new RedisLink(url, { failed: (kind) => metrics.redisErrors.inc({ kind }) }, logger);
   metrics.gateIsOpen = () => !link.usable;
@@ -254,6 +258,7 @@ function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): Brok
       oneWayMeta,
       bundles({ sends: options.batching !== "off" }),
       ...(bus === undefined ? [] : [bus.refusal]),
+      ...(options.failpoints === undefined ? [] : [options.failpoints.asks()]),
       { name: "Joining", serviceStarting: async ({ broker }) => refuseConflict(broker, (broker.metadata as NodeMetadata).surface) },
       ...["ActionHook", "Validator", "Bulkhead", "Timeout", "ContextTracker", "CircuitBreaker", "ErrorHandler"],
     ],

@@ -135,7 +135,7 @@ export class StreamLane {
     const working = setInterval(() => message.working(), ACK_WAIT_MS / 3);
     try {
       if (!(await this.#handle(message))) return message.nak();
-      await message.ackAck();
+      await this.#streams.acknowledge(this.consumer.name, message);
       this.#waiting = info.pending;
     } catch (error) {
       if (!isPassing(error)) this.#watch.failed(this.consumer.name, error, 0);

@@ -106,6 +106,9 @@ const encodeBatch = (batch: readonly StoredEvent[]): string =>
     }),
   );
 
+/** Whether it is a message without events. */
+export const isBeat = (payload: string): boolean => payload === encodeBatch([]);
+
 type Encoded = [number, string, string, string, string | null, string | null, string | null, string, string];
 export const decodeBatch = (payload: string): EventRow[] =>
   (JSON.parse(payload) as Encoded[]).map(([slot, id, type, subject, actor, request_id, idem_key, data, at]) => ({

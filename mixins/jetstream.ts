@@ -14,6 +14,7 @@ import {
   DiscardPolicy,
   headers,
   type JetStreamManager,
+  type JsMsg,
   type NatsConnection,
   nanos,
   NatsError,
@@ -117,6 +118,11 @@ export class EventStreams {
       timeout: REQUEST_MS,
       expect: { streamName: streamName(database), lastSequence: message.after },
     });
+  }
+
+  /** Resolves when JetStream knows that the event consumer has it: it will not come again. */
+  async acknowledge(_consumer: string, message: JsMsg): Promise<void> {
+    await message.ackAck();
   }
 
   /** What was sent is still sent. */

@@ -45,7 +45,7 @@ interface Started {
 interface Served {
   readonly slots: readonly number[];
   relay: Relay | undefined;
-  publisher: Publisher | undefined;
+  publisher: EventConsumer | undefined;
   readonly lanes: StreamLane[];
 }
 
@@ -65,7 +65,7 @@ export class Journal {
     invariant(this.#started === undefined && this.#listening === undefined, `${consumer.name} subscribes before the relays start`);
     invariant(!this.#consumers.some(({ name }) => name === consumer.name), `${consumer.name} is one event consumer`);
     // Lanes give a consumer the types it named and no others.
-    this.#consumers.push(this.#failpoints?.consumer(consumer) ?? consumer);
+    this.#consumers.push(this.#passed(consumer));
   }
 
   /** Tells of each batch that is handed over. Before anybody subscribes. */
@@ -133,6 +133,10 @@ export class Journal {
     await stopAll([...this.relays, ...this.lanes, ...this.#everywhere]);
   }
 
+  #passed<T extends EventType>(consumer: EventConsumer<T>): EventConsumer<T> {
+    return this.#failpoints?.consumer(consumer) ?? consumer;
+  }
+
   #run(runner: Runner): void {
     this.#everywhere.push(runner);
     runner.start();
@@ -145,7 +149,7 @@ export class Journal {
   }
 
   #read(database: Database, { metrics, logger }: Started): void {
-    const publisher = this.#streams && new Publisher(database, this.#streams, logger);
+    const publisher = this.#streams && this.#passed(new Publisher(database, this.#streams, logger));
     const consumers = publisher ? [publisher] : this.#consumers;
     if (consumers.length === 0) return;
     const relay = new Relay(database, consumers, logger, deliveryWatch(metrics, logger));

@@ -46,8 +46,8 @@ export interface Settings {
   readonly elasticsearchUrl?: string;
   /** Unset: nothing is traced. */
   readonly tracing?: TracingSettings | undefined;
-  /** The step at which this process kills itself: `mixins/failpoints.ts`. For tests; unset: it lives. */
-  readonly failpoint?: string;
+  /** This process kills itself at the first of these steps that it passes: `mixins/failpoints.ts`. For tests; none: it lives. */
+  readonly failpoints: readonly string[];
 }
 
 export interface ClusterSettings {
@@ -100,7 +100,7 @@ export const VARIABLES: readonly string[] = [
 ];
 
 /** In the words of `mixins/failpoints.ts`. */
-const STEP = /^(before|after) (drain|call|write|commit|events|answer) \S/;
+const STEP = /^(before|after) (drain|call|write|commit|events|answer|ask|publish|acknowledge) \S/;
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -124,12 +124,17 @@ export function readSettings(environment: Environment = process.env, { local = f
       'environment: RATE_LIMITS is "off", which is allowed only with the embedded PostgreSQL (KEYSPACES unset) and by npm run cluster',
     );
   }
-  const failpoint = environment["FAILPOINT"];
-  if (failpoint && keyspacesFile !== undefined && !local)
+  const failpoints =
+    environment["FAILPOINT"]
+      ?.split(",")
+      .map((step) => step.trim())
+      .filter(Boolean) ?? [];
+  if (failpoints.length > 0 && keyspacesFile !== undefined && !local)
     throw new StartError(
       "environment: FAILPOINT is set, which is allowed only with the embedded PostgreSQL (KEYSPACES unset): the server kills itself there",
     );
-  if (failpoint && !STEP.test(failpoint)) throw wrong("FAILPOINT", failpoint, 'a step such as "after drain payment.decide"');
+  const noStep = failpoints.find((step) => !STEP.test(step));
+  if (noStep !== undefined) throw wrong("FAILPOINT", noStep, 'steps such as "after drain payment.decide", with commas between');
   const elasticsearchUrl = httpUrl(environment, "ELASTICSEARCH_URL");
   const tracing = tracingSettings(environment);
   const jwtSecret = secret(environment, "JWT_SECRET", 32);
@@ -174,7 +179,7 @@ export function readSettings(environment: Environment = process.env, { local = f
     busBatching,
     ...(redisUrl === undefined ? {} : { redisUrl }),
     ...(elasticsearchUrl === undefined ? {} : { elasticsearchUrl }),
-    ...(failpoint ? { failpoint } : {}),
+    failpoints,
     ...(tracing === undefined ? {} : { tracing }),
   });
 }

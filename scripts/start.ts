@@ -4,7 +4,7 @@
  * `--local` is `npm run cluster`'s, which is also told over the channel it made when the node serves, and takes the node with it when it dies.
  */
 import { createServer } from "node:net";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -184,15 +184,17 @@ const common = (settings: Settings) => ({
   regionsFile: join(root, "regions", "manifest.yaml"),
   ...(settings.redisUrl === undefined ? {} : { redisUrl: settings.redisUrl }),
   batching: settings.busBatching,
-  ...(settings.failpoint === undefined ? {} : { failpoints: new Failpoints(dieAt(settings.failpoint)) }),
+  ...(settings.failpoints.length === 0 ? {} : { failpoints: new Failpoints(dieAt(new Set(settings.failpoints))) }),
   tracing: settings.tracing,
 });
 
-/** As if the power had gone: nothing is flushed, nothing is told. */
+/** As if the power had gone: nothing is flushed, nobody is told, but for whoever reads this process's errors. */
 const dieAt =
-  (failpoint: string) =>
+  (failpoints: ReadonlySet<string>) =>
   (step: string): void => {
-    if (step === failpoint) process.kill(process.pid, "SIGKILL");
+    if (!failpoints.has(step)) return;
+    writeSync(process.stderr.fd, `killed ${step}\n`);
+    process.kill(process.pid, "SIGKILL");
   };
 
 const searchSettings = ({ elasticsearchUrl: node }: Settings) =>

@@ -1,12 +1,14 @@
-/** Failpoints are named at seams; here: what a step is, and that there is no way around the seams. Struck are they in tests/cluster/failpoints.test.ts. */
+/** Failpoints are named at seams; here: what a step is, and that there is no way around the seams. Struck are they in tests/cluster/failpoints*. */
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { globSync, readFileSync } from "node:fs";
+import type { ServerResponse } from "node:http";
 import { test } from "node:test";
 import type { Outcome } from "../domain/channel/records.ts";
 import { makeChannels } from "../mixins/channels/index.ts";
 import type { Work } from "../mixins/drain.ts";
 import { Failpoints, WRITES } from "../mixins/failpoints.ts";
+import { WechatPay } from "./support/wechatpay.ts";
 
 const files = globSync("{mixins,services}/**/*.ts")
   .toSorted()
@@ -32,28 +34,42 @@ test("a drain passes before its commit and after it, ahead of whatever it tells 
   assert.deepEqual([...failpoints.steps], ["before drain a.b", "after drain a.b"]);
 });
 
-test("every call to a channel has its steps, also one that fails", async () => {
+test("every call to a channel has its steps, also one that fails", async (t) => {
   const passed: string[] = [];
   const failpoints = new Failpoints((step) => passed.push(step));
-  const channels = await makeChannels({ simpay: { url: "http://127.0.0.1:1", secret: "x".repeat(32) } }, "http://127.0.0.1:2");
-  const simpay = failpoints.channels(channels).get("simpay");
-  const outcome: Outcome<unknown> | undefined = await simpay?.query("1");
-  assert.equal(outcome?.kind, "unknown");
-  assert.deepEqual(passed, ["before call simpay.query", "after call simpay.query"]);
-  // What a channel has beside its calls stays as it is, and what it has is a call or known here.
-  const calls = Object.keys(simpay ?? {}).filter((name) => failpoints.steps.has(`before call simpay.${name}`));
-  const others = Object.keys(simpay ?? {}).filter((name) => !calls.includes(name));
-  assert.deepEqual(others.toSorted(), ["name", "readStatement", "statement", "statementKinds", "verifyCallback"]);
+  const wechat = await WechatPay.open();
+  t.after(() => wechat.stop());
+  const settings = { simpay: { url: "http://127.0.0.1:1", secret: "x".repeat(32) }, wechatpay: wechat.settings() };
+  const channels = failpoints.channels(await makeChannels(settings, "https://tuanbar.example.test"));
+  for (const [name, channel] of channels) {
+    const outcome: Outcome<unknown> = await channel.query("1");
+    assert.equal(outcome.kind, name === "simpay" ? "unknown" : "answered");
+    assert.deepEqual(passed.splice(0), [`before call ${name}.query`, `after call ${name}.query`]);
+    // What a channel has beside its calls stays as it is, and what it has is a call or known here.
+    const others = Object.keys(channel).filter((key) => !failpoints.steps.has(`before call ${name}.${key}`));
+    assert.deepEqual(others.toSorted(), ["name", "readStatement", "statement", "statementKinds", "verifyCallback"]);
+  }
 });
 
-test("an event consumer passes before its effect and before its acknowledgement, an answer once it is out", async () => {
+test("an event consumer passes before its effect and before its acknowledgement", async () => {
   const passed: string[] = [];
   const failpoints = new Failpoints((step) => passed.push(step));
-  await failpoints.consumer({ name: "c", types: "every", handle: async () => void passed.push("effect") }).handle([]);
-  const res = new EventEmitter();
-  failpoints.answer("POST /x", () => void passed.push("served"))({ res });
-  res.emit("finish");
-  assert.deepEqual(passed, ["before events c", "effect", "after events c", "served", "after answer POST /x"]);
+  const beat = async (): Promise<void> => void passed.push("beat");
+  const consumer = failpoints.consumer({ name: "c", types: "every", handle: async () => void passed.push("effect"), beat });
+  await consumer.handle([]);
+  await consumer.beat?.();
+  assert.deepEqual(passed, ["before events c", "effect", "after events c", "beat"]);
+});
+
+test("an answer passes once it is out, unless it is a refusal", () => {
+  const passed: string[] = [];
+  const failpoints = new Failpoints((step) => passed.push(step));
+  for (const statusCode of [201, 503]) {
+    const res = Object.assign(new EventEmitter(), { statusCode }) as unknown as ServerResponse;
+    failpoints.answer("POST /x", () => void passed.push("served"))({ res });
+    res.emit("finish");
+  }
+  assert.deepEqual(passed, ["served", "after answer POST /x", "served"]);
 });
 
 test("a statement that writes is told from one that reads or locks", () => {
@@ -90,6 +106,11 @@ test("transactions are opened by drains, and elsewhere only where other steps st
       path,
     );
   assert.deepEqual(places(/["'`]commit["'`]/, { "mixins/failpoints.ts": "both forms of it" }), []);
+});
+
+test("events are published and acknowledged in one place", () => {
+  const known = { "mixins/jetstream.ts": "before|after publish events, before|after acknowledge" };
+  assert.deepEqual(places(/\.ack(Ack)?\(|\.jetstream\(\)\.publish\(|new EventStreams\(/, known), []);
 });
 
 test("databases and channels are reached by what a node was put together from", () => {

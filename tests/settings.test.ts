@@ -18,6 +18,7 @@ test("an empty environment gives the documented defaults", () => {
     rateLimits: "on",
     logLevel: "info",
     busBatching: "on",
+    failpoints: [],
     repl: "off",
     trustedProxies: [],
     simpayPort: 0,
@@ -73,6 +74,7 @@ test("every variable is taken over, with its type", () => {
     publicUrl: "https://tuanbar.example.test",
     trustedProxies: ["10.0.0.0/8", "::1"],
     busBatching: "off",
+    failpoints: [],
     redisUrl: "redis://:secret@redis:6379",
     cluster: {
       nodeId: "worker-1-example",
@@ -107,16 +109,18 @@ test("batching on the bus can be switched off where there is a bus, and is on", 
 });
 
 test("only a server of a test's may be told to kill itself", () => {
-  const failpoint = "after drain payment.decide";
-  assert.equal(readSettings({ FAILPOINT: failpoint }).failpoint, failpoint);
-  assert.equal(readSettings({ FAILPOINT: failpoint, KEYSPACES: import.meta.filename }, { local: true }).failpoint, failpoint);
+  const failpoint = "after drain payment.decide, before call simpay.refund";
+  const failpoints = ["after drain payment.decide", "before call simpay.refund"];
+  assert.deepEqual(readSettings({ FAILPOINT: failpoint }).failpoints, failpoints);
+  assert.deepEqual(readSettings({ FAILPOINT: failpoint, KEYSPACES: import.meta.filename }, { local: true }).failpoints, failpoints);
+  assert.deepEqual(readSettings({}).failpoints, []);
   assert.equal(
     refusal({ FAILPOINT: failpoint, KEYSPACES: import.meta.filename }),
     "environment: FAILPOINT is set, which is allowed only with the embedded PostgreSQL (KEYSPACES unset): the server kills itself there",
   );
   assert.equal(
     refusal({ FAILPOINT: "payment.decide" }),
-    'environment: FAILPOINT is "payment.decide", allowed: a step such as "after drain payment.decide"',
+    'environment: FAILPOINT is "payment.decide", allowed: steps such as "after drain payment.decide", with commas between',
   );
 });
 

@@ -30,7 +30,7 @@ after(async () => {
 /** A life that ends at a step by itself. */
 async function diesAt(step: string): Promise<void> {
   await town.kill();
-  await town.live(step);
+  await town.live(() => [step]);
   assert.equal(await town.died, "SIGKILL", step);
 }
 /** The day's statement, to which the channel has added what it never took. */
@@ -55,7 +55,7 @@ it(
     const csv = await withStrays(day);
 
     await town.kill();
-    await town.live("after commit recon.match");
+    await town.live(() => ["after commit recon.match"]);
     const { id } = await town.upload(csv, day);
     assert.equal(await town.died, "SIGKILL");
     const state = async (): Promise<unknown> => (await town.inUsers("select id::text, state from recon_statements")).at(0);

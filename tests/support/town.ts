@@ -1,10 +1,9 @@
 /**
- * A town for killing in: databases and a simpay that stay, and the server between them, which is either a node of this process (a rehearsal, in
- * which every step that is passed is told) or the program as its user starts it, told at which step to kill itself.
+ * A town for killing in: databases and a simpay that stay, and the platform between them, which is either nodes of this process (a rehearsal, in
+ * which every step that is passed is told) or programs as their user starts them, told at which steps to kill themselves: one that is everything,
+ * or the nodes of a cluster with NATS and Redis between them.
  */
 import assert from "node:assert/strict";
-import type { ChildProcess } from "node:child_process";
-import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,13 +13,17 @@ import { composeId, shardOf, type Id } from "../../domain/ids.ts";
 import { makeChannels } from "../../mixins/channels/index.ts";
 import { Failpoints } from "../../mixins/failpoints.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
-import { makeNode, SERVICES, type Node } from "../../moleculer.config.ts";
+import { makeNode, ROLES, SERVICES, type Node, type ServiceName } from "../../moleculer.config.ts";
 import { sign } from "../../simpay/signature.ts";
 import { openBar } from "./cluster.ts";
 import { testKeyspaces, type TestKeyspaces, type TestServer } from "./databases.ts";
 import { userId } from "./deals.ts";
+import { natsAt } from "./journal.ts";
+import { Mortal, PATIENCE_MS } from "./mortal.ts";
+import { TestNats } from "./nats.ts";
 import { caller } from "./node.ts";
-import { Server, type Reply } from "./server.ts";
+import { RedisServer } from "./redis.ts";
+import type { Reply } from "./server.ts";
 import { eventually } from "./shop.ts";
 import { SECRET as SIMPAY_SECRET, testSimpay, type TestSimpay } from "./simpay.ts";
 import { differences, OURS, witnessed, type Ours } from "./witness.ts";
@@ -30,8 +33,12 @@ const ADMIN_PASSWORD = "failpoint-admin";
 const tokens = makeTokens(JWT_SECRET);
 const tokenOf = (...parameters: Parameters<typeof caller>): Promise<string> => tokens.sign(caller(...parameters), 7_200);
 
-/** One request may be struck ten times on its way, and a loaded machine takes half a minute for a start. */
-const PATIENCE_MS = 300_000;
+/** Programs by name, and what each of them is. */
+export type Programs = Readonly<Record<string, readonly ServiceName[]>>;
+/** `npm start`. */
+export const ALONE: Programs = { server: SERVICES };
+/** The smallest cluster: each role once. */
+export const CLUSTER: Programs = ROLES;
 
 /** Rows that are on their way, of whatever kind. */
 const UNDER_WAY = `
@@ -41,11 +48,12 @@ const UNDER_WAY = `
   union all select 'settlement', id::text, state from settlements where state = 'PROCESSING'
   union all select 'merchant', id::text, state from merchants where state = 'OPENING'
   union all select 'callback', id::text, state from channel_callbacks where state = 'KEPT'`;
-/** Whoever held a lease is dead: as if it had run out. */
+/** Whoever held a lease is dead: as if it had run out. Of payments, settlements and statements. */
 const DEAD = [
   "update payments set next_attempt_at = now() where unfinished and next_attempt_at > now()",
   "update settlements set lease_until = now() where state = 'PROCESSING'",
 ];
+const DEAD_STATEMENTS = "update recon_statements set lease_until = now() where unfinished";
 /** As if the time of whatever waits for its next attempt had come. What is being tried is in somebody's hands. */
 const DUE = [
   "update payments set next_attempt_at = now() where unfinished and state <> 'TRYING' and next_attempt_at > now()",
@@ -54,33 +62,23 @@ const DUE = [
   ),
 ];
 
-/** The program itself, which ends where its failpoint is. */
-class Mortal extends Server {
-  protected override parameters = ["--local"];
-  protected override readonly patienceMs = PATIENCE_MS;
-  #child: ChildProcess | undefined;
-  /** The signal it died by, once it has. */
-  died: Promise<NodeJS.Signals | null> = Promise.resolve(null);
+/** What the nodes of a cluster share besides databases. */
+interface Between {
+  readonly nats: TestNats;
+  readonly redis: RedisServer;
+}
 
-  /** Returns when it is ready, or dead already. */
-  async live(failpoint?: string): Promise<void> {
-    this.more = failpoint === undefined ? {} : { FAILPOINT: failpoint };
-    this.#child = this.spawn();
-    const exit = once(this.#child, "exit") as Promise<[number | null, NodeJS.Signals | null]>;
-    this.died = exit.then(([, signal]) => signal);
-    await Promise.race([this.ready(), this.died]);
-  }
-
-  /** Killed by us, unless it is dead already. */
-  end(): Promise<unknown> {
-    this.#child?.kill("SIGKILL");
-    return this.died;
-  }
+interface Rehearsal {
+  readonly failpoints: ReadonlyMap<Mortal, Failpoints>;
+  readonly stop: () => Promise<void>;
 }
 
 export class Town {
   readonly simpay: TestSimpay;
-  readonly #server: Mortal;
+  readonly programs: readonly Mortal[];
+  /** The one that is called. */
+  readonly #door: Mortal;
+  readonly #between: Between | undefined;
   readonly #keyspaces: TestKeyspaces;
   readonly #routed: Keyspaces;
   readonly admin: string;
@@ -88,15 +86,24 @@ export class Town {
   bar: { readonly boss: string; readonly merchantId: Id; readonly deal: Id } = { boss: "", merchantId: "" as Id, deal: "" as Id };
   #people = 0;
 
-  private constructor(of: { simpay: TestSimpay; server: Mortal; keyspaces: TestKeyspaces; routed: Keyspaces; admin: string }) {
+  private constructor(of: {
+    simpay: TestSimpay;
+    programs: readonly Mortal[];
+    between: Between | undefined;
+    keyspaces: TestKeyspaces;
+    routed: Keyspaces;
+    admin: string;
+  }) {
     this.simpay = of.simpay;
-    this.#server = of.server;
+    this.programs = of.programs;
+    this.#door = of.programs.find(({ services }) => services.includes("gateway")) ?? assert.fail("there is a gateway");
+    this.#between = of.between;
     this.#keyspaces = of.keyspaces;
     this.#routed = of.routed;
     this.admin = of.admin;
   }
 
-  static async open(server: TestServer): Promise<Town> {
+  static async open(server: TestServer, programs = ALONE): Promise<Town> {
     const keyspaces = await testKeyspaces(server);
     const yaml = keyspaces.keyspaces
       .databases()
@@ -104,7 +111,8 @@ export class Town {
     const simpay = await testSimpay();
     const dataDir = mkdtempSync(join(tmpdir(), "tuanbar-failpoints-"));
     writeFileSync(join(dataDir, "routing.yaml"), yaml);
-    const mortal = new Mortal({
+    const between = programs === ALONE ? undefined : { nats: await TestNats.start(), redis: await RedisServer.start() };
+    const shared = {
       DATA_DIR: dataDir,
       KEYSPACES: join(dataDir, "routing.yaml"),
       JWT_SECRET,
@@ -113,67 +121,90 @@ export class Town {
       LOG_LEVEL: "error",
       SIMPAY_URL: simpay.url,
       SIMPAY_SECRET,
+    };
+    const mortals = Object.entries(programs).map(([name, services]) => {
+      const node = between && { NODE_ID: name, SERVICES: services.join(), NATS_URL: between.nats.url, REDIS_URL: between.redis.url };
+      return new Mortal(name, services, { ...shared, ...node });
     });
-    await mortal.port();
+    for (const mortal of mortals) await mortal.port();
     const admin = await tokenOf(userId(1), ["admin"]);
-    return new Town({ simpay, server: mortal, keyspaces, routed: parseKeyspaces(yaml), admin });
+    return new Town({ simpay, programs: mortals, between, keyspaces, routed: parseKeyspaces(yaml), admin });
   }
 
   async close(): Promise<void> {
-    await this.#server.stop();
+    for (const program of this.programs) await program.stop();
     await this.simpay.stop();
+    await this.#between?.nats.stop();
+    await this.#between?.redis.stop();
     await this.#keyspaces.drop();
-    rmSync(this.#server.dataDir, { recursive: true, force: true });
+    rmSync(this.#door.dataDir, { recursive: true, force: true });
   }
 
-  /** A node of this process at the server's door, which tells of each step. */
-  async rehearse(pass: (step: string) => void): Promise<{ readonly node: Node; readonly failpoints: Failpoints }> {
-    const failpoints = new Failpoints(pass);
-    const node = await makeNode({
-      nodeID: "rehearsal",
+  /** Nodes of this process instead of the programs, which tell of each step. */
+  async rehearse(pass: (program: Mortal, step: string) => void): Promise<Rehearsal> {
+    const nodes: Node[] = [];
+    const failpoints = new Map<Mortal, Failpoints>();
+    for (const program of this.programs) {
+      const passed = new Failpoints((step) => pass(program, step));
+      failpoints.set(program, passed);
+      nodes.push(await this.#node(program, passed));
+    }
+    return { failpoints, stop: async () => void (await Promise.all(nodes.map((node) => node.stop()))) };
+  }
+  async #node(program: Mortal, failpoints: Failpoints): Promise<Node> {
+    const at = { port: await program.port(), host: "127.0.0.1" };
+    return makeNode({
+      nodeID: program.name,
       keyspaces: this.#routed,
       urlOf: (database) => database,
-      services: SERVICES,
+      services: program.services,
       trade: { orderTtlSeconds: 900, reversalMinutes: 60, settlementDelayMinutes: 60 },
       logLevel: "fatal",
-      channels: await makeChannels({ simpay: { url: this.simpay.url, secret: SIMPAY_SECRET } }, this.#server.base),
+      channels: await makeChannels({ simpay: { url: this.simpay.url, secret: SIMPAY_SECRET } }, this.#door.base),
+      ...(this.#between && { nats: natsAt(this.#between.nats.url), redisUrl: this.#between.redis.url }),
       settings: {
+        probe: program === this.#door ? {} : at,
         user: { jwtSecret: JWT_SECRET, adminPassword: ADMIN_PASSWORD },
         wallet: { testChannel: true },
         settlement: { testChannel: true },
-        gateway: { jwtSecret: JWT_SECRET, port: await this.#server.port(), rateLimits: "off" },
+        gateway: { jwtSecret: JWT_SECRET, ...at, rateLimits: "off" },
       },
       failpoints,
     });
-    return { node, failpoints };
   }
 
   /** Once, while there is a server. */
   async furnish(): Promise<void> {
-    const { boss, merchantId, deals } = await openBar(this.#server, this.admin, 1);
+    const { boss, merchantId, deals } = await openBar(this.#door, this.admin, 1);
     this.bar = { boss, merchantId, deal: deals[0] ?? ("" as Id) };
   }
 
-  /** Starts the server, told where to die; what its predecessor held is free. */
-  async live(failpoint?: string): Promise<void> {
-    for (const text of DEAD) await this.everywhere(text);
-    await this.inUsers("update recon_statements set lease_until = now() where unfinished");
-    await this.#server.live(failpoint);
+  /** Starts the programs, told where to die. Returns when the town is served, or one is dead already. */
+  async live(armed: (program: Mortal) => Iterable<string> = () => []): Promise<void> {
+    for (const program of this.programs) await this.revive(program, armed(program));
+    await Promise.race([this.#door.ready(), this.died]);
   }
+  /** What its predecessor held is free. */
+  async revive(program: Mortal, failpoints: Iterable<string>): Promise<void> {
+    if (program.services.includes("payment")) for (const text of DEAD) await this.everywhere(text);
+    if (program.services.includes("recon")) await this.inUsers(DEAD_STATEMENTS);
+    program.live(failpoints, this.#door.base);
+  }
+  /** The signal that the first of them died by. */
   get died(): Promise<NodeJS.Signals | null> {
-    return this.#server.died;
+    return Promise.race(this.programs.map(({ died }) => died));
   }
-  /** What the server said, for messages of failed tests. */
+  /** What they said, for messages of failed tests. */
   get said(): string {
-    return this.#server.output;
+    return this.programs.map(({ name, output }) => `${name} said:\n${output}`).join("\n");
   }
-  kill(): Promise<unknown> {
-    return this.#server.end();
+  async kill(): Promise<void> {
+    await Promise.all(this.programs.map((program) => program.end()));
   }
 
   /** What a careful client hears in the end, whoever dies meanwhile. */
   insist(method: "GET" | "POST", path: string, token?: string, body?: object): Promise<Reply> {
-    return this.#server.insist(method, path, { ...(token === undefined ? {} : { token }), ...(body === undefined ? {} : { body }) });
+    return this.#door.insist(method, path, { ...(token === undefined ? {} : { token }), ...(body === undefined ? {} : { body }) });
   }
   /** The body of an answer that is none of a refusal. */
   async ask<B>(method: "GET" | "POST", path: string, token?: string, body?: object): Promise<B> {
@@ -185,7 +216,7 @@ export class Town {
   async upload(csv: string, day: string): Promise<{ id: Id }> {
     let answer: { id: Id } | undefined;
     await eventually(async () => {
-      const reply = await fetch(`${this.#server.base}/api/v1/recon/statements?channel=simpay&date=${day}`, {
+      const reply = await fetch(`${this.#door.base}/api/v1/recon/statements?channel=simpay&date=${day}`, {
         method: "POST",
         headers: { authorization: `Bearer ${this.admin}`, "content-type": "text/csv" },
         body: csv,
@@ -201,7 +232,7 @@ export class Town {
   async callback(body: object): Promise<number> {
     const text = JSON.stringify(body);
     const headers = { ...sign(SIMPAY_SECRET, "callback", text, Date.now()) };
-    return (await fetch(`${this.#server.base}/api/v1/callbacks/simpay`, { method: "POST", headers, body: text })).status;
+    return (await fetch(`${this.#door.base}/api/v1/callbacks/simpay`, { method: "POST", headers, body: text })).status;
   }
 
   /** Somebody new, with so much in the wallet. */
@@ -222,11 +253,15 @@ export class Town {
     const cities = this.#routed.databases().filter(({ keyspace }) => keyspace.kind === "city");
     return (await Promise.all(cities.map(({ name }) => this.#query<Row>(name, text, [])))).flat();
   }
-  /** Of replication. Fails while the server of a killed connection still holds one. */
-  async loseSlots(): Promise<void> {
+  /** The ways that events travel: slots of replication and JetStream's streams. Fails while the server of a killed connection still holds one. */
+  async loseWays(): Promise<void> {
     const drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()";
     await this.everywhere(drop);
     await this.inUsers(drop);
+    await this.#between?.nats.ask(async (connection) => {
+      const { streams } = await connection.jetstreamManager();
+      for await (const { config } of streams.list()) await streams.delete(config.name);
+    });
   }
   async inUsers<Row extends pg.QueryResultRow>(text: string): Promise<Row[]> {
     const users = this.#routed.databases().find(({ keyspace }) => keyspace.kind === "user");

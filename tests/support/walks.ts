@@ -112,9 +112,9 @@ const paid = (number: Id): object => {
 
 export const WALKS: readonly Walk[] = [
   {
-    name: "a start finds its replication slots gone, and an administrator who has lost his role",
+    name: "a start finds the ways that events travel gone, and an administrator who has lost his role",
     async prepare(town) {
-      await town.becomes(() => town.loseSlots());
+      await town.becomes(() => town.loseWays());
       await town.inUsers("update users set roles = '{consumer}' where username = 'admin'");
     },
     async walk(town) {
