@@ -24,7 +24,7 @@ export const LIMITS = {
   chargeMs: 10_000,
   /** An order that is being paid by a channel waits so long after its time for the channel to say that the charge is closed; then it expires anyway. */
   chargeCloseMs: 30_000,
-  /** Calls to one channel under way at once from one node, and calls to it a second: what channels allow a merchant. */
+  /** Calls to one channel under way at once from one node, and calls to it a second, of all nodes where there is Redis: what channels allow a merchant. */
   channelCallsMax: 16,
   channelCallsPerSecond: 100,
   /** For so long a payout that arrived may come back, and is asked about. */

@@ -2,26 +2,29 @@
  * Work nobody waits for: calls to an outside system, so many under way at once and so many a second, one at a time for each key. What does not fit
  * is dropped: rows say what is left to do, and a sweep brings it again.
  */
-import { RateLimiterMemory, RateLimiterQueue } from "rate-limiter-flexible";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Limiter } from "./limiter.ts";
 
 export interface Pace {
   readonly atOnceMax: number;
-  readonly perSecondMax: number;
+  /** How many may begin in a window, and as whose they count there: with those of other nodes, where the limiter is shared. */
+  readonly limiter: Limiter;
+  readonly key: string;
 }
 /** Beyond what a few rounds of a sweep bring. */
 const WAITING_MAX = 16_384;
 
 export class Background {
-  readonly #atOnceMax: number;
-  readonly #tickets: RateLimiterQueue;
+  readonly #pace: Pace;
+  /** Begins are let through one after the other. */
+  #lastTicket: Promise<unknown> = Promise.resolve();
   readonly #onError: (key: string, error: unknown) => void;
   readonly #waiting = new Map<string, () => Promise<unknown>>();
   readonly #running = new Map<string, Promise<void>>();
   #stopping = false;
 
-  constructor({ atOnceMax, perSecondMax }: Pace, onError: (key: string, error: unknown) => void) {
-    this.#atOnceMax = atOnceMax;
-    this.#tickets = new RateLimiterQueue(new RateLimiterMemory({ points: perSecondMax, duration: 1 }), { maxQueueSize: atOnceMax });
+  constructor(pace: Pace, onError: (key: string, error: unknown) => void) {
+    this.#pace = pace;
     this.#onError = onError;
   }
 
@@ -41,10 +44,11 @@ export class Background {
 
   #pump(): void {
     for (const [key, work] of this.#waiting) {
-      if (this.#running.size >= this.#atOnceMax) return;
+      if (this.#running.size >= this.#pace.atOnceMax) return;
       this.#waiting.delete(key);
-      const running = this.#tickets
-        .removeTokens(1)
+      const ticket = this.#lastTicket.then(() => this.#ticket());
+      this.#lastTicket = ticket.catch(() => undefined); // told below
+      const running = ticket
         .then(work)
         .then(
           () => undefined,
@@ -55,6 +59,15 @@ export class Background {
           this.#pump();
         });
       this.#running.set(key, running);
+    }
+  }
+
+  async #ticket(): Promise<void> {
+    const { limiter, key } = this.#pace;
+    for (;;) {
+      const { consumedPoints, msBeforeNext } = await limiter.take(key);
+      if (consumedPoints <= limiter.points) return;
+      await sleep(msBeforeNext);
     }
   }
 }

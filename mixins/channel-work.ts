@@ -3,17 +3,21 @@ import type { Logger } from "moleculer";
 import type { Outcome } from "../domain/channel/records.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { Background } from "./background.ts";
+import { Limiter } from "./limiter.ts";
 import type { Metrics } from "./metrics.ts";
+import type { Platform } from "./platform.ts";
 
 export class ChannelWork<C> {
   readonly #channelOf: (name: string) => C | undefined;
   readonly #metrics: Metrics;
   readonly #logger: Logger;
+  readonly #limiter: Limiter;
   readonly #byChannel = new Map<string, Background>();
 
-  constructor(channelOf: (name: string) => C | undefined, metrics: Metrics, logger: Logger) {
+  constructor(channelOf: (name: string) => C | undefined, { metrics, redis }: Pick<Platform, "metrics" | "redis">, logger: Logger) {
     this.#channelOf = channelOf;
     this.#metrics = metrics;
+    this.#limiter = new Limiter({ name: "channel", points: LIMITS.channelCallsPerSecond, seconds: 1 }, redis);
     this.#logger = logger;
   }
 
@@ -38,7 +42,7 @@ export class ChannelWork<C> {
   #of(name: string): Background {
     const made = this.#byChannel.get(name);
     if (made) return made;
-    const pace = { atOnceMax: LIMITS.channelCallsMax, perSecondMax: LIMITS.channelCallsPerSecond };
+    const pace = { atOnceMax: LIMITS.channelCallsMax, limiter: this.#limiter, key: name };
     const background = new Background(pace, (key, error) => this.#logger.warn({ err: error }, `${key} is left to its next attempt`));
     this.#byChannel.set(name, background);
     return background;

@@ -3,10 +3,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Background } from "../mixins/background.ts";
+import { Limiter } from "../mixins/limiter.ts";
 
-const PACE = { atOnceMax: 3, perSecondMax: 10 };
+const PER_SECOND_MAX = 10;
+const PACE = { atOnceMax: 3, limiter: new Limiter({ name: "test", points: PER_SECOND_MAX, seconds: 1 }, undefined), key: "channel" };
 /** Of any second: a full one may follow upon a full one at once, as the channel's own counter has it. */
-const IN_ANY_SECOND_MAX = 2 * PACE.perSecondMax;
+const IN_ANY_SECOND_MAX = 2 * PER_SECOND_MAX;
 
 test("no more are under way at once, and no more begin in a second, than the channel allows; each key once, whatever fails", async () => {
   const failed: string[] = [];

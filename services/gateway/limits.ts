@@ -1,12 +1,10 @@
-/**
- * Rate limits: per address, per user, and tighter where guessing pays. `rate-limiter-flexible` keeps the windows: in Redis where there is one,
- * for all gateways together, and in this process where there is none, or while it does not answer.
- */
+/** Rate limits: per address, per user, and tighter where guessing pays. Of all gateways together where there is Redis. */
 import { isIPv6 } from "node:net";
-import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from "rate-limiter-flexible";
+import type { RateLimiterRes } from "rate-limiter-flexible";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { DomainError, raise } from "../../domain/error.ts";
 import type { ErrorCode } from "../../domain/errors.ts";
+import { Limiter } from "../../mixins/limiter.ts";
 import type { RedisLink } from "../../mixins/redis.ts";
 import type { Exchange } from "./exchange.ts";
 
@@ -27,29 +25,11 @@ export const RATES = {
 } as const;
 export type LimitName = keyof typeof RATES;
 
-const KEYS_SEPARATOR = "|";
-
-interface Limiter {
-  readonly local: RateLimiterMemory;
-  readonly shared: RateLimiterRedis | undefined;
-}
-
 export class Limits {
   readonly #limiters: Readonly<Record<LimitName, Limiter>>;
-  readonly #points: Readonly<Record<LimitName, number>>;
-  readonly #redis: RedisLink | undefined;
 
   constructor(rates: Partial<Record<LimitName, number>> = {}, redis?: RedisLink) {
-    this.#points = { ...RATES, ...rates };
-    this.#redis = redis;
-    const limiter = (name: LimitName): Limiter => {
-      const options = { keyPrefix: `limit:${name}${KEYS_SEPARATOR}`, points: this.#points[name], duration: WINDOW_SECONDS };
-      const storeClient = redis?.client;
-      return {
-        local: new RateLimiterMemory(options),
-        shared: storeClient === undefined ? undefined : new RateLimiterRedis({ ...options, storeClient }),
-      };
-    };
+    const limiter = (name: LimitName): Limiter => new Limiter({ name, points: rates[name] ?? RATES[name], seconds: WINDOW_SECONDS }, redis);
     this.#limiters = {
       address: limiter("address"),
       user: limiter("user"),
@@ -61,26 +41,19 @@ export class Limits {
 
   /** Takes one request off a limit, or throws RATE_LIMITED. The answer's headers tell of the limit that is nearest its end. */
   async take(name: LimitName, key: string, exchange: Exchange): Promise<void> {
-    const taken = await this.#ask(name, (limiter) => limiter.consume(key).catch(refused));
-    if (taken.consumedPoints > this.#points[name]) this.#refuse(name, taken, exchange);
+    const taken = await this.#limiters[name].take(key);
+    if (taken.consumedPoints > this.#limiters[name].points) this.#refuse(name, taken, exchange);
     this.#tell(name, taken, exchange);
   }
 
   /** Throws RATE_LIMITED when a limit that only counts failures is used up. */
   async mayTry(name: LimitName, key: string, exchange: Exchange): Promise<void> {
-    const used = await this.#ask(name, (limiter) => limiter.get(key));
-    if (used !== null && used.consumedPoints >= this.#points[name]) this.#refuse(name, used, exchange);
+    const used = await this.#limiters[name].look(key);
+    if (used !== null && used.consumedPoints >= this.#limiters[name].points) this.#refuse(name, used, exchange);
   }
 
-  async countFailure(name: LimitName, key: string): Promise<void> {
-    await this.#ask(name, (limiter) => limiter.penalty(key));
-  }
-
-  /** The library's own insurance would do the same, but its failures would not reach the link, and each request would wait out a dead Redis. */
-  async #ask<T>(name: LimitName, question: (limiter: RateLimiterAbstract) => Promise<T>): Promise<T> {
-    const { local, shared } = this.#limiters[name];
-    if (shared === undefined || this.#redis?.usable !== true) return question(local);
-    return this.#redis.run(() => question(shared)).catch(() => question(local));
+  countFailure(name: LimitName, key: string): Promise<void> {
+    return this.#limiters[name].count(key);
   }
 
   #refuse(name: LimitName, state: RateLimiterRes, exchange: Exchange): never {
@@ -89,23 +62,19 @@ export class Limits {
   }
 
   #tell(name: LimitName, state: RateLimiterRes, exchange: Exchange): void {
-    const remaining = Math.max(0, this.#points[name] - state.consumedPoints);
+    const { points } = this.#limiters[name];
+    const remaining = Math.max(0, points - state.consumedPoints);
     const told = exchange.limitHeaders[REMAINING_AT];
     if (told !== undefined && Number(told) <= remaining) return;
     exchange.limitHeaders = [
-      ...["RateLimit-Limit", String(this.#points[name])],
+      ...["RateLimit-Limit", String(points)],
       ...["RateLimit-Remaining", String(remaining)],
       ...["RateLimit-Reset", String(secondsLeft(state))],
-      ...["RateLimit-Policy", `${this.#points[name]};w=${WINDOW_SECONDS}`],
+      ...["RateLimit-Policy", `${points};w=${WINDOW_SECONDS}`],
     ];
   }
 }
 const REMAINING_AT = 3;
-/** A limit that is used up rejects with its state: an answer like any other. */
-function refused(error: unknown): RateLimiterRes {
-  if (error instanceof RateLimiterRes) return error;
-  throw error;
-}
 const secondsLeft = (state: RateLimiterRes): number => Math.max(1, Math.ceil(state.msBeforeNext / 1000));
 
 /** Errors that mean a wrong guess, and the limit their contract's callers have for them. */

@@ -73,7 +73,7 @@ const payment: ServiceSchema<{}, {}, Parts> = {
     const { metrics } = this.platform;
     this.desk = new Desk(this.broker, this.platform);
     this.finisher = new Finisher(this.broker, this.platform, this.logger);
-    this.work = new ChannelWork((name) => this.platform.channels.get(name), metrics, this.logger);
+    this.work = new ChannelWork((name) => this.platform.channels.get(name), this.platform, this.logger);
     this.charges = new Charges(this.platform, this.work, this.logger);
     this.refunds = new Refunds(this.broker, this.platform, this.work, this.logger);
     this.hearing = new Hearing(this.broker, this.platform, { charges: this.charges, refunds: this.refunds }, this.logger);

@@ -24,7 +24,7 @@ export class Payouts {
   constructor(broker: ServiceBroker, platform: Platform, logger: Logger) {
     this.#platform = platform;
     this.#logger = logger;
-    this.#work = new ChannelWork((name) => payoutChannelOf(broker, name), platform.metrics, logger);
+    this.#work = new ChannelWork((name) => payoutChannelOf(broker, name), platform, logger);
   }
 
   /** Takes what is due in a shard as far as it goes, in the background. */

@@ -9,6 +9,8 @@ import { after, describe, it, test } from "node:test";
 import { Redis } from "ioredis";
 import { freePort } from "../../scripts/free-ports.ts";
 import { findServer } from "../../scripts/servers.ts";
+import { Background } from "../../mixins/background.ts";
+import { Limiter } from "../../mixins/limiter.ts";
 import { parseRedisUrl, RedisLink, RedisUrlError } from "../../mixins/redis.ts";
 import { RedisStockGate } from "../../mixins/stock-gate.redis.ts";
 import { Limits } from "../../services/gateway/limits.ts";
@@ -183,6 +185,22 @@ function limitsHold(linkOf: () => RedisLink): void {
     const answers = [];
     for (let n = 0; n < 8; n++) answers.push(await take(one, key), await take(two, key));
     assert.equal(answers.filter(Boolean).length, 10);
+  });
+
+  it("paces the calls of all nodes to one channel together", async () => {
+    const perSecond = 10;
+    const key = randomUUID();
+    const node = (): Background => {
+      const limiter = new Limiter({ name: "channel", points: perSecond, seconds: 1 }, linkOf());
+      return new Background({ atOnceMax: 16, limiter, key }, (_, error) => assert.fail(String(error)));
+    };
+    const nodes = [node(), node(), node()];
+    const begunMs: number[] = [];
+    for (let n = 0; n < 30; n++) nodes[n % 3]?.add(`refund ${n}`, () => Promise.resolve(begunMs.push(performance.now())));
+    await until(async () => begunMs.length === 30);
+    await Promise.all(nodes.map((one) => one.stop()));
+    for (const from of begunMs) assert.ok(begunMs.filter((ms) => ms >= from && ms < from + 950).length <= 2 * perSecond);
+    assert.ok((begunMs.at(-1) ?? 0) - (begunMs[0] ?? 0) > 1_000, "30 calls at 10 a second end in the third second");
   });
 }
 
