@@ -46,8 +46,9 @@ describe("pruning", () => {
     await user.query({ name: "test/age-inbox", text: `update inbox set at = at - make_interval(days => $1)` }, [days]);
   };
 
-  test("takes what is old and behind every mark, and what a replay then tells has no effect twice", async () => {
+  test("takes what is old and behind every mark, and what a replay then tells has no effect twice", async (t) => {
     const first = startJournal([sh], [effectConsumer("points", user)]);
+    t.after(() => first.stop());
     await append(sh, 3, 2_500);
     await append(sh, 4, 5);
     await until("everything is told", async () => (await effectsOf(user, "points")).events === 2_505);
@@ -74,6 +75,7 @@ describe("pruning", () => {
       text: "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()",
     });
     const second = startJournal([sh], [effectConsumer("points", user)]);
+    t.after(() => second.stop());
     await append(sh, 3, 10);
     await until("the news is told", async () => (await effectsOf(user, "points")).events >= 2_515);
     await second.stop();

@@ -121,8 +121,11 @@ export function startJournal(
   };
 }
 
-/** Waits until it holds; says what for when it does not in time. */
-export async function until(what: string, holds: () => boolean | Promise<boolean>, patienceMs = 20_000): Promise<void> {
+/**
+ * Waits until it holds; says what for when it does not in time. A replication slot is made when every transaction of the server has ended that writes, also
+ * those in which another file fills its million rows: its relay begins half a minute later.
+ */
+export async function until(what: string, holds: () => boolean | Promise<boolean>, patienceMs = 60_000): Promise<void> {
   const deadline = performance.now() + patienceMs;
   while (!(await holds())) {
     if (performance.now() > deadline) throw new Error(`not in ${patienceMs} ms: ${what}`);
