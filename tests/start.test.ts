@@ -27,9 +27,10 @@ test("told to stop at any moment of its start, it stops in order: exit 0, nothin
     server.output = "";
     await server.start();
     while (!hasCome()) await sleep(20);
+    // Where it is fast it may be ready by then, which is a moment like any other.
     await sleep(Math.random() * 1_000);
     assert.equal(await server.stop("SIGINT"), 0, `${moment}: ${server.output}`);
-    assert.doesNotMatch(server.output, /"level":[456]0|Error|is ready/, moment);
+    assert.doesNotMatch(server.output, /"level":[456]0|Error/, moment);
     assert.equal(runningPostgres(dataDir), undefined, moment);
   }
 });
