@@ -141,10 +141,19 @@ export async function endCopy({ source, target, name }: Ends): Promise<void> {
 const ENDING_TRIES = 100;
 const ENDING_LOOK_MS = 100;
 
+/** Tries until it is over; `complaint` is what is said when it does not end. */
+async function untilOver(isOver: () => Promise<boolean>, complaint: string): Promise<void> {
+  for (let tries = 1; !(await isOver()); tries++) {
+    if (tries === ENDING_TRIES) throw new Error(complaint);
+    await sleep(ENDING_LOOK_MS);
+  }
+}
+
 /** Whoever sends from one, or is about to make it, has its name. It sends to nobody any more, but would not notice while it waits for a transaction. */
-async function dropReplicationSlots(source: pg.Client, like: string): Promise<void> {
-  for (let tries = 1; ; tries++) {
-    const senders = await source.query(
+const dropReplicationSlots = (source: pg.Client, like: string): Promise<void> =>
+  untilOver(async () => {
+    const sending = await hasRow(
+      source,
       `select pg_terminate_backend(pid) from pg_stat_activity
         where backend_type = 'walsender' and datname = current_database() and application_name like $1`,
       [like],
@@ -155,20 +164,18 @@ async function dropReplicationSlots(source: pg.Client, like: string): Promise<vo
       [like],
     );
     const left = await hasRow(source, "select from pg_replication_slots where slot_name like $1 and database = current_database()", [like]);
-    if (senders.rows.length === 0 && !left) return;
-    if (tries === ENDING_TRIES) throw new Error(`replication slots like ${like} are still in use`);
-    await sleep(ENDING_LOOK_MS);
-  }
-}
+    return !sending && !left;
+  }, `replication slots like ${like} are still in use`);
 
 /** No worker of a disabled subscription starts again. */
-async function endWorkers(target: pg.Client, subscription: string): Promise<void> {
-  const running = "select pg_terminate_backend(pid) from pg_stat_subscription where subid = $1::oid and pid is not null";
-  for (let tries = 1; await hasRow(target, running, [subscription]); tries++) {
-    if (tries === ENDING_TRIES) throw new Error("the workers that copy do not end");
-    await sleep(ENDING_LOOK_MS);
-  }
-}
+const endWorkers = (target: pg.Client, subscription: string): Promise<void> =>
+  untilOver(
+    async () =>
+      !(await hasRow(target, "select pg_terminate_backend(pid) from pg_stat_subscription where subid = $1::oid and pid is not null", [
+        subscription,
+      ])),
+    "the workers that copy do not end",
+  );
 
 /** What is not partitioned by slot: heads of chains, marks of relays, parked events, the inbox. While the slots are fenced. */
 export async function copyRest(ends: Ends): Promise<void> {
