@@ -91,6 +91,9 @@ export const SETTINGS: Readonly<Record<string, string | number>> = {
   max_sync_workers_per_subscription: 3,
   // This build has no lz4, and pglz would take the cores that the drains need.
   wal_compression: "off",
+  // Of a new log file only the end is written when it is made: filling 16 MB with zeros beforehand stopped all commits for 60 to 140 ms, once a second
+  // in a stampede (p99 of an order 138 ms for 60). The blocks come with the writes instead, and a drain's one commit for a hundred orders does not feel it.
+  wal_init_zero: "off",
   shared_buffers: "80MB",
   max_wal_size: "1GB",
   checkpoint_timeout: "5min",
