@@ -59,6 +59,23 @@ const PARTITION = /_\$1\b/g;
 /** Texts by slot, of statements that name a partition: they are constants of their modules, sixteen texts each at most. */
 const variants = new WeakMap<Statement, Statement[] | "none">();
 
+/** A statement with its values, as `pg` takes it. */
+function asQuery(statement: Statement, values: readonly unknown[]): pg.QueryConfig {
+  const { name, text } = inSlot(statement, values);
+  return { name, text, values: values.map((value) => (Array.isArray(value) ? arrayText(value) : value)) };
+}
+
+/**
+ * PostgreSQL's text of a list of keys, made whole: `pg` looks at each element with two regular expressions, and a drain sends half a dozen lists of a
+ * hundred keys (2 kB of garbage an order). Lists with anything else in them are left to it.
+ */
+function arrayText(items: readonly unknown[]): unknown {
+  if (items.length === 0) return "{}";
+  if (!items.every((item) => typeof item === "string" || typeof item === "number") || QUOTED.test(items.join(""))) return items;
+  return `{"${items.join('","')}"}`;
+}
+const QUOTED = /["\\]/;
+
 /**
  * These connections run short statements by key and nothing else, so scans and hashes of whole tables are priced out. A plan is made once and kept
  * until an ANALYZE of its table, so it must be one that is right for an empty table and a full one: `tests/plans.test.ts` compares them. PostgreSQL
@@ -90,7 +107,7 @@ const CONNECTIONS_MAX = LANES + 1;
 /** One connection and the turns at it. */
 interface Lane {
   readonly pool: pg.Pool;
-  /** Resolves when whoever came last is done. */
+  /** Resolves when whoever came last has passed the turn on. */
   last: Promise<void>;
 }
 
@@ -154,19 +171,21 @@ export class Database implements Queryable {
 
   /**
    * Runs a drain when it is its turn at its slot's lane, in the order of asking. Waiting for the turn rather than for the connection, a mailbox takes
-   * its batch when its transaction can begin: what arrives meanwhile still gets on.
+   * its batch when its transaction can begin: what arrives meanwhile still gets on. The turn is over when the drain passes it on, or ends.
    */
-  inTurn(slot: number, run: () => Promise<void>): Promise<void> {
+  inTurn(slot: number, run: (passOn: () => void) => Promise<void>): Promise<void> {
     const lane = this.#lane(slot);
-    const turn = lane.last.then(run);
-    lane.last = turn.catch(() => undefined); // told to whoever asked for the turn
-    return turn;
+    const passed = Promise.withResolvers<void>();
+    const done = lane.last.then(() => run(passed.resolve));
+    done.then(passed.resolve, passed.resolve); // how it ended is told to whoever asked for the turn
+    lane.last = passed.promise;
+    return done;
   }
 
   async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     const client = await this.#connect(this.#pool);
     try {
-      const rows = (await client.query<Row & pg.QueryResultRow>({ ...inSlot(statement, values), values: values as unknown[] })).rows;
+      const { rows } = await client.query<Row & pg.QueryResultRow>(asQuery(statement, values));
       client.release();
       return rows;
     } catch (error) {
@@ -178,11 +197,16 @@ export class Database implements Queryable {
   /**
    * Runs `work` between BEGIN and COMMIT. An error before COMMIT rolls back and is thrown. When COMMIT itself fails with the connection,
    * the outcome is unknown: the transaction's id is then looked up on a fresh connection until the server says committed or aborted, or
-   * `deadlineMs` has passed. `slot`: a drain's; it runs on the slot's lane.
+   * `deadlineMs` has passed. `slot`: a drain's; it runs on the slot's lane. `onCommitting`: COMMIT is sent and the connection is free for the next, whose
+   * statements are answered with the COMMIT in one trip.
    */
   async transaction<R>(
     work: (tx: Transaction) => Promise<R>,
-    { slot, deadlineMs = LIMITS.statementMs }: { readonly slot?: number; readonly deadlineMs?: number } = {},
+    {
+      slot,
+      deadlineMs = LIMITS.statementMs,
+      onCommitting,
+    }: { readonly slot?: number; readonly deadlineMs?: number; readonly onCommitting?: (() => void) | undefined } = {},
   ): Promise<R> {
     const client = await this.#connect(slot === undefined ? this.#pool : this.#lane(slot).pool);
     const tx = new Transaction(client);
@@ -206,13 +230,14 @@ export class Database implements Queryable {
       const cause = tx.causeOf(error);
       throw lost ? unavailable(this.name, error) : isFenced(cause) ? moving() : cause;
     }
-    const committed = await client.query("commit").then(
-      ({ command }) => {
-        client.release();
-        return command === "COMMIT";
-      },
+    sendTogether(client);
+    const committing = client.query("commit");
+    // What the next transaction sends waits behind it on the same connection; where that breaks, both learn of it.
+    client.release();
+    onCommitting?.();
+    const committed = await committing.then(
+      ({ command }) => command === "COMMIT",
       async (error: unknown) => {
-        client.release(true);
         if (!isConnectionLoss(error)) throw error;
         if (await this.#committed(tx.begun, deadlineMs)) return true;
         throw unavailable(this.name, error);
@@ -309,7 +334,7 @@ export class Transaction implements Writable {
   async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
     sendTogether(this.#client);
-    const asked = this.#client.query<Row & pg.QueryResultRow>({ ...inSlot(statement, values), values: values as unknown[] });
+    const asked = this.#client.query<Row & pg.QueryResultRow>(asQuery(statement, values));
     return (await asked.catch((error: unknown) => this.#fail(error))).rows;
   }
 

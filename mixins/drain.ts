@@ -67,13 +67,13 @@ export class Drainer {
     this.#onFault = onFault;
   }
 
-  /** Drains one batch and settles every command of it. Never rejects. */
-  async drain(shard: Shard, commands: readonly Command[]): Promise<void> {
+  /** Drains one batch and settles every command of it. Never rejects. `passOn`: what comes behind this batch may begin, whose COMMIT is sent. */
+  async drain(shard: Shard, commands: readonly Command[], passOn?: () => void): Promise<void> {
     let tries = 0;
     let reread = false;
     for (;;) {
       try {
-        const outcomes = await this.#once(shard, commands);
+        const outcomes = await this.#once(shard, commands, passOn);
         for (const [index, command] of commands.entries()) command.settle(outcomes[index]);
         return;
       } catch (error) {
@@ -101,7 +101,7 @@ export class Drainer {
     }
   }
 
-  async #once(shard: Shard, commands: readonly Command[]): Promise<unknown[]> {
+  async #once(shard: Shard, commands: readonly Command[], onCommitting: (() => void) | undefined): Promise<unknown[]> {
     const outcomes = new Array<unknown>(commands.length).fill(undefined);
     const afterCommit: (() => void)[] = [];
     await this.#database.transaction(
@@ -111,18 +111,21 @@ export class Drainer {
         await this.#decide(work, commands, outcomes).catch((error: unknown) => opened.then(() => Promise.reject(error)));
         await opened;
       },
-      { slot: shard.slot },
+      { slot: shard.slot, onCommitting },
     );
     for (const run of afterCommit) this.#tell(run, commands[0]?.kind ?? "");
     return outcomes;
   }
 
   async #decide(work: Work, commands: readonly Command[], outcomes: unknown[]): Promise<void> {
+    const batches = Map.groupBy(commands.keys(), (index) => commands[index]?.kind);
     for (const [kind, drainKind] of this.#kinds) {
-      const indices = commands.flatMap((command, index) => (command.kind === kind ? [index] : []));
-      if (indices.length === 0) continue;
-      const inputs = indices.map((index) => commands[index]?.input);
-      const answers = await drainKind(work, inputs);
+      const indices = batches.get(kind);
+      if (indices === undefined) continue;
+      const answers = await drainKind(
+        work,
+        indices.map((index) => commands[index]?.input),
+      );
       invariant(answers.length === indices.length, `${kind} answers every command of its batch`);
       for (const [at, index] of indices.entries()) outcomes[index] = answers[at];
     }

@@ -39,18 +39,23 @@ export interface MailboxWatch {
   refused(shard: Shard, reason: Refused): void;
 }
 
-/** Runs a drain when this box's turn has come, where boxes share a connection. Rejects where there is nowhere to drain to. */
-export type InTurn = (run: () => Promise<void>) => Promise<void>;
+/**
+ * Runs a drain when this box's turn has come, where boxes share a connection; `passOn` ends the turn before the drain does. Resolves when the drain is done,
+ * rejects where there is nowhere to drain to.
+ */
+export type InTurn = (run: (passOn: () => void) => Promise<void>) => Promise<void>;
 
 export class Mailbox {
   readonly shard: Shard;
-  readonly #drain: (commands: readonly Command[]) => Promise<void>;
+  readonly #drain: (commands: readonly Command[], passOn: () => void) => Promise<void>;
   readonly #inTurn: InTurn;
   readonly #limits: MailboxLimits;
   readonly #watch: MailboxWatch;
   #waiting: Command[] = [];
   readonly #byMerchant = new Map<string, number>();
   #draining: Promise<void> | undefined;
+  /** Batches that are not done: one that is drained, and one whose COMMIT is under way. */
+  readonly #underWay = new Set<Promise<void>>();
   #closing = false;
   /** Held: nothing is drained. Commands wait for a while (`timer`), then they are refused. */
   #held: { timer: NodeJS.Timeout | undefined } | undefined;
@@ -58,10 +63,10 @@ export class Mailbox {
 
   constructor(
     shard: Shard,
-    drain: (commands: readonly Command[]) => Promise<void>,
+    drain: (commands: readonly Command[], passOn: () => void) => Promise<void>,
     limits: MailboxLimits,
     watch: MailboxWatch,
-    inTurn: InTurn = (run) => run(),
+    inTurn: InTurn = (run) => run(() => undefined),
   ) {
     this.shard = shard;
     this.#drain = drain;
@@ -113,7 +118,7 @@ export class Mailbox {
    */
   async hold(waitMs: number): Promise<void> {
     this.#held ??= { timer: setTimeout(() => this.#refuseHeld(), waitMs) };
-    await this.#draining;
+    await this.#done();
   }
 
   release(): void {
@@ -134,7 +139,12 @@ export class Mailbox {
   async close(): Promise<void> {
     this.#closing = true;
     this.release();
+    await this.#done();
+  }
+
+  async #done(): Promise<void> {
     await this.#draining;
+    await Promise.all(this.#underWay);
   }
 
   #fullFor(merchantId: string | undefined): Exclude<Refused, "late"> | undefined {
@@ -153,21 +163,31 @@ export class Mailbox {
 
   async #drainAll(): Promise<void> {
     while (this.#waiting.length > 0 && !this.#held) {
-      await this.#inTurn(() => this.#drainBatch()).catch((error: unknown) => {
-        for (const command of this.#take(Infinity)) command.settle(error instanceof Error ? error : new Error(String(error)));
-      });
+      const { promise: over, resolve: end } = Promise.withResolvers<void>();
+      const passing = (passOn: () => void) => (): void => {
+        passOn();
+        end();
+      };
+      const batch = this.#inTurn((passOn) => this.#drainBatch(passing(passOn)))
+        .catch((error: unknown) => {
+          for (const command of this.#take(Infinity)) command.settle(error instanceof Error ? error : new Error(String(error)));
+        })
+        .finally(() => this.#underWay.delete(batch));
+      this.#underWay.add(batch);
+      void batch.then(end);
+      await over;
     }
     this.#draining = undefined;
   }
 
   /** Takes what has come until now: the box may have been held or emptied while it waited for its turn. */
-  async #drainBatch(): Promise<void> {
+  async #drainBatch(passOn: () => void): Promise<void> {
     if (this.#held) return;
     const startMs = performance.now();
     const batch = this.#take(this.#limits.drainCommandsMax).filter((command) => command.deadlineMs > startMs || this.#dropLate(command));
     if (batch.length === 0) return;
     this.#lastBatch = batch.length;
-    await this.#drain(batch).catch((error: unknown) => {
+    await this.#drain(batch, passOn).catch((error: unknown) => {
       for (const command of batch) command.settle(error instanceof Error ? error : new Error(String(error)));
     });
     const waitMs = startMs - (batch[0]?.enqueuedMs ?? startMs);

@@ -241,8 +241,10 @@ export class Platform {
     this.databaseOf(shard); // a shard that nobody serves has no mailbox
     const { tracing } = this;
     // Looked up for each batch: the one before may have been the last in its old database.
-    const drain = (commands: readonly Command[]): Promise<void> => this.#drainer(this.databaseOf(shard)).drain(shard, commands);
-    const traced = tracing && ((commands: readonly Command[]) => tracing.drain(shard, commands, () => drain(commands)));
+    const drain = (commands: readonly Command[], passOn: () => void): Promise<void> =>
+      this.#drainer(this.databaseOf(shard)).drain(shard, commands, passOn);
+    const traced =
+      tracing && ((...[commands, passOn]: Parameters<typeof drain>) => tracing.drain(shard, commands, () => drain(commands, passOn)));
     const mailbox = new Mailbox(shard, traced ?? drain, LIMITS, this.#watch, async (run) => this.databaseOf(shard).inTurn(shard.slot, run));
     this.#mailboxes.set(key, mailbox);
     return mailbox;

@@ -386,6 +386,26 @@ describe("the schema", () => {
     for (const wrong of [undefined, "7", -1, 16, 1.5]) assert.throws(() => inSlot(find, [wrong]), /names its slot first/);
   });
 
+  test("lists of keys arrive as they were sent, whatever is in them", async () => {
+    const LISTS = sql("select $1::text[] as texts, $2::bigint[]::text[] as numbers");
+    const text = fc.oneof(fc.string(), fc.constantFrom("", "NULL", '"', "\\", "{", "}", ",", " a ", "\t", "团购"));
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(
+          fc.option(
+            text.filter((t) => !t.includes("\0")),
+            { freq: 20 },
+          ),
+        ),
+        fc.array(fc.oneof(fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }).map(String), fc.integer())),
+        async (texts, numbers) => {
+          const [row] = await city.query<{ texts: string[]; numbers: string[] }>(LISTS, [texts, numbers]);
+          assert.deepEqual(row, { texts, numbers: numbers.map(String) });
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
   test("a session looks up by key, and waits for nothing for ever", async () => {
     const settings = await city.query<{ name: string; setting: string }>(
       sql(
@@ -421,6 +441,19 @@ describe("a lane", () => {
     const first = await Promise.all(slots.map(drainOf));
     assert.deepEqual(await Promise.all(slots.map(drainOf)), first);
     assert.ok(new Set(first).size > 1, "not all slots wait for one session");
+  });
+  test("gives the turn to the next when a drain passes it on, or else when it ends", async () => {
+    const seen: string[] = [];
+    const end = Promise.withResolvers<void>();
+    const first = city.inTurn(4, async (passOn) => {
+      passOn();
+      await end.promise;
+      seen.push("first");
+    });
+    await city.inTurn(4, async () => void seen.push("second"));
+    end.resolve();
+    await first;
+    assert.deepEqual(seen, ["second", "first"]);
   });
   test("lets drains take turns in the order of asking, and one that fails does not hold up the next", async () => {
     const seen: string[] = [];

@@ -75,7 +75,10 @@ describe("a mailbox", () => {
       for (const command of commands) command.settle("done");
     };
     const watch = { drained: () => undefined, refused: () => undefined };
-    const waiting = new Mailbox(SHARD, drain, LIMITS, watch, (run) => turn.promise.then(run));
+    const waiting = new Mailbox(SHARD, drain, LIMITS, watch, async (run) => {
+      await turn.promise;
+      await run(() => undefined);
+    });
     const early = waiting.post("k", "a", { timeoutMs: 10_000 });
     await sleep(5);
     const late = waiting.post("k", "b", { timeoutMs: 10_000 });
@@ -86,6 +89,42 @@ describe("a mailbox", () => {
     assert.equal(await outcomeOf(nowhere.post("k", "c", { timeoutMs: 10_000 })), "Error");
     assert.equal(nowhere.depth, 0);
     await Promise.all([waiting.close(), nowhere.close()]);
+  });
+  test("a drain that passes its turn on lets the next batch begin; closing waits for both, and so does holding", async () => {
+    const begun: unknown[] = [];
+    const ends: (() => void)[] = [];
+    const overlapping = (): Mailbox =>
+      new Mailbox(
+        SHARD,
+        async (commands, passOn) => {
+          begun.push(commands.map(({ input }) => input));
+          passOn();
+          await new Promise<void>((resolve) => void ends.push(resolve));
+          for (const command of commands) command.settle("done");
+        },
+        LIMITS,
+        { drained: () => undefined, refused: () => undefined },
+        (run) => run(() => undefined),
+      );
+    for (const wait of [(box: Mailbox) => box.close(), (box: Mailbox) => box.hold(10_000)]) {
+      begun.length = ends.length = 0;
+      const mailbox = overlapping();
+      const first = mailbox.post("k", "a", { timeoutMs: 10_000 });
+      await sleep(5);
+      const second = mailbox.post("k", "b", { timeoutMs: 10_000 });
+      await sleep(5);
+      assert.deepEqual(begun, [["a"], ["b"]], "the second begins before the first is done");
+      let over = false;
+      const waiting = wait(mailbox).then(() => (over = true));
+      ends[0]?.();
+      assert.equal(await first, "done");
+      await sleep(5);
+      assert.equal(over, false, "one is still under way");
+      ends[1]?.();
+      assert.equal(await second, "done");
+      await waiting;
+      mailbox.release();
+    }
   });
   test("held while its shard moves, it finishes its batch, lets commands wait, and goes on with them", async () => {
     const { mailbox, post, batch, batches, refusals } = gated();
@@ -397,6 +436,32 @@ describe("a drain", () => {
     await work.query(WRITE, [inputs]);
     return inputs.map((n) => `wrote ${n}`);
   };
+  /** A mailbox as the platform makes it: its drains take turns at the database's lane. */
+  const mailboxOf = (on: Database, drain: DrainFunction<number, unknown>) => {
+    const order: string[] = [];
+    let batches = 0;
+    const noting: DrainFunction<number, unknown> = (work, inputs) => {
+      batches++;
+      order.push(`${inputs.join()} begins`);
+      return drain(work, inputs);
+    };
+    const drainer = new Drainer(on, new Map([["k", noting as DrainFunction<unknown, unknown>]]), (error) => void faults.push(error));
+    const mailbox = new Mailbox(
+      SHARD,
+      (commands, passOn) => drainer.drain(SHARD, commands, passOn),
+      LIMITS,
+      { drained: () => undefined, refused: () => undefined },
+      (run_) => on.inTurn(SHARD.slot, run_),
+    );
+    return {
+      mailbox,
+      order,
+      post: (n: number) => mailbox.post<number, unknown>("k", n, { timeoutMs: 10_000 }).finally(() => void order.push(`${n} is answered`)),
+      begun: async (count: number) => {
+        while (batches < count) await new Promise((resolve) => setImmediate(resolve));
+      },
+    };
+  };
   const written = async () => (await database.query<{ n: number }>(WRITTEN)).map(({ n }) => n);
 
   test("answers every command of its batch, by kind in lock order, and commits once", async () => {
@@ -637,6 +702,42 @@ describe("a drain", () => {
       (error) => error instanceof DatabaseUnavailable && /outcome of transaction \d+ is not known/.test(error.message),
     );
     await sleep(1_300);
+  });
+  test("the next batch is sent behind a COMMIT: where that fails, it is done all the same", async () => {
+    const inboxes = mailboxOf(database, async (work, inputs: readonly number[]) => {
+      if (inputs.includes(13)) {
+        await work.query({
+          name: "test/twice",
+          text: "create temporary table twice (n integer unique deferrable initially deferred) on commit drop",
+        });
+        await work.query({ name: "test/deferred", text: "insert into twice values (1), (1)" });
+      }
+      return write(work, inputs);
+    });
+    const bad = outcomeOf(inboxes.post(13));
+    await inboxes.begun(1);
+    const good = outcomeOf(inboxes.post(14));
+    assert.deepEqual(await Promise.all([bad, good]), ["error", "wrote 14"], "the constraint is looked at by the COMMIT");
+    assert.deepEqual(await written(), [14]);
+    assert.equal(faults.length, 1);
+    await inboxes.mailbox.close();
+  });
+  test("the next batch is sent behind a COMMIT: where the connection breaks there, one is looked up and the other is not done", async () => {
+    for (const [cut, first, left] of [
+      ["done", "wrote 1", [1]],
+      ["lost", "UNAVAILABLE", []],
+    ] as const) {
+      const inboxes = mailboxOf(wired, write);
+      wire.cutAtCommit(cut);
+      const one = outcomeOf(inboxes.post(1));
+      await inboxes.begun(1);
+      const other = outcomeOf(inboxes.post(2));
+      assert.deepEqual(await Promise.all([one, other]), [first, "UNAVAILABLE"]);
+      assert.deepEqual(inboxes.order.slice(0, 2), ["1 begins", "2 begins"], "before either is answered");
+      assert.deepEqual(await written(), left);
+      await inboxes.mailbox.close();
+      await database.query(CLEAR);
+    }
   });
   test("a connection that dies under a drain leaves nothing, and the next drain has another", async () => {
     const dying: DrainFunction<number, unknown> = async (work, inputs) => {
