@@ -3,10 +3,10 @@ import { toJson } from "../../domain/money.ts";
 import type { Of } from "../../mixins/contract.ts";
 import type { Order } from "./order.contract.ts";
 
-/** An order as clients see it. */
-export const viewOrder = (order: OrderRow, city: string): Of<typeof Order> => ({
+/** An order as clients see it; `as`: how far it was at the moment that is shown. */
+export const viewOrder = (order: OrderRow, city: string, as: Pick<OrderRow, "state" | "paidAt"> = order): Of<typeof Order> => ({
   id: order.id,
-  status: order.state,
+  status: as.state,
   dealId: order.dealId,
   merchantId: order.merchantId,
   city,
@@ -17,12 +17,12 @@ export const viewOrder = (order: OrderRow, city: string): Of<typeof Order> => ({
   region: order.region,
   regionVersion: order.regionVersion,
   discountBps: order.discountBps,
-  ...(order.groupId === undefined ? {} : { groupId: order.groupId }),
+  ...(order.groupId === undefined ? undefined : { groupId: order.groupId }),
   expiresAt: order.expiresAt.toISOString(),
   createdAt: order.createdAt.toISOString(),
-  ...(order.paidAt === undefined ? {} : { paidAt: order.paidAt.toISOString() }),
+  ...(as.paidAt === undefined ? undefined : { paidAt: as.paidAt.toISOString() }),
 });
 
 /** The answer its POST gave: an order as it was when it was made, whatever has become of it. All of it is fixed on the row. */
-export const viewNewOrder = (order: OrderRow, city: string): Of<typeof Order> =>
-  viewOrder({ ...order, state: "PENDING_PAYMENT", paidAt: undefined }, city);
+export const viewNewOrder = (order: OrderRow, city: string): Of<typeof Order> => viewOrder(order, city, NEW);
+const NEW = { state: "PENDING_PAYMENT", paidAt: undefined } as const;
