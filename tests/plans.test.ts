@@ -218,6 +218,7 @@ const VALUES: Readonly<Record<string, Readonly<Record<number, unknown>>>> = {
   "ledger/book": { 3: of(0), 4: of(0), 5: of(0), 6: of(0) },
   "ledger/book-payables": { 3: of(0), 4: of(0), 5: of(0), 6: of(0), 10: of(0) },
   "order/move": { 3: "PENDING_PAYMENT", 4: "PAID" },
+  "order/quotas-of": { 3: Array.from({ length: KEYS }, (_, key) => `{${key * 500 + 1},${key * 500 + 2}}`) },
   "payment/decide": { 4: of("CANCELLING") },
   "refund/move": { 3: "REQUESTED", 5: "PROCESSING" },
   "stock/change": { 4: of(0), 5: of(0), 6: of(0) },

@@ -108,12 +108,11 @@ const QUOTAS_OF: Statement = {
   name: "order/quotas-of",
   text: `
     select q.scope, q.user_id, q.used
-      from (select distinct s.scope, b.user_id
-              from unnest($2::bigint[], $3::bigint[]) as b(deal_id, user_id)
-             cross join lateral (select merchant_id, per_user_limit from deals_$1 where slot = $1 and id = b.deal_id offset 0) d
-             cross join lateral (values (d.merchant_id), (case when d.per_user_limit is not null then b.deal_id end)) as s(scope)
-             where s.scope is not null) k
-     cross join lateral (select scope, user_id, used from quotas_$1 where slot = $1 and scope = k.scope and user_id = k.user_id offset 0) q`,
+      from unnest($2::bigint[], $3::text[]) as b(deal_id, user_ids)
+     cross join lateral (select merchant_id, per_user_limit from deals_$1 where slot = $1 and id = b.deal_id offset 0) d
+     cross join lateral (values (d.merchant_id), (case when d.per_user_limit is not null then b.deal_id end)) as s(scope)
+     cross join lateral unnest(b.user_ids::bigint[]) as u(user_id)
+     cross join lateral (select scope, user_id, used from quotas_$1 where slot = $1 and scope = s.scope and user_id = u.user_id offset 0) q`,
 };
 const ADD_QUOTAS: Statement = { name: "order/add-quotas", text: `copy quotas_$1 (slot, scope, user_id, used, cap) from stdin` };
 /** In the order of the keys. A row that another node is changing is waited for and then not found, since it has moved: it is not returned. */
@@ -272,7 +271,10 @@ export async function findQuotas(
   shard: Shard,
   buying: readonly { readonly dealId: DealId; readonly consumerId: UserId }[],
 ): Promise<Map<string, number>> {
-  const values = [shard.slot, buying.map(({ dealId }) => dealId), buying.map(({ consumerId }) => consumerId)];
+  // Each deal is looked up once, however many buy it.
+  const byDeal = [...Map.groupBy(buying, ({ dealId }) => dealId)];
+  const buyersOf = byDeal.map(([, some]) => `{${[...new Set(some.map(({ consumerId }) => consumerId))].join()}}`);
+  const values = [shard.slot, byDeal.map(([dealId]) => dealId), buyersOf];
   const rows = await tx.query<{ scope: string; user_id: string; used: number }>(QUOTAS_OF, values);
   return new Map(rows.map((row) => [quotaKey(row.scope, row.user_id), row.used]));
 }
