@@ -29,12 +29,18 @@ const ENTER: Statement = {
       returning xid, phase)
     select xid, phase, $3 as by_phase, true as mine from entered
     union all
-    select xid, phase, by_phase, false from tcc_barriers_$1 where slot = $1 and xid = any($4::bigint[]) and branch = $2`,
+    select b.xid, b.phase, b.by_phase, false
+      from unnest($4::bigint[]) as x(xid)
+     cross join lateral (select xid, phase, by_phase from tcc_barriers_$1 where slot = $1 and xid = x.xid and branch = $2 offset 0) b`,
 };
 const ENTER_FRESH: Statement = { name: "tcc/enter-fresh", text: `copy tcc_barriers_$1 (slot, xid, branch, phase, by_phase) from stdin` };
 const LEAVE: Statement = {
   name: "tcc/leave",
-  text: `delete from tcc_barriers_$1 where slot = $1 and xid = any($3::bigint[]) and branch = $2 and phase = 'try'`,
+  text: `
+    delete from tcc_barriers_$1 t
+     using unnest($3::bigint[]) as x(xid)
+     cross join lateral (select ctid as row from tcc_barriers_$1 where slot = $1 and xid = x.xid and branch = $2 and phase = 'try' offset 0) r
+     where t.slot = $1 and t.ctid = r.row`,
 };
 
 /**
