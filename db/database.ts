@@ -122,7 +122,8 @@ function makePool(options: { url: string; onError: (error: Error) => void }, max
     keepAlive: true,
     pipeline: true,
   });
-  pool.on("error", options.onError);
+  // One that is on its way out may hear of the server's end before its own.
+  pool.on("error", (error) => void (pool.ending || options.onError(error)));
   // The pool listens to idle connections only. One that breaks while it is used fails its queries, which is how its user learns of it; the
   // event that comes with it would end the whole process if nobody listened.
   pool.on("connect", (client) => client.on("error", () => undefined));
