@@ -41,6 +41,7 @@ interface Wire {
   once(event: "replicationStart", listener: () => void): void;
   on(event: "copyData", listener: (message: { readonly chunk: Buffer }) => void): void;
   sendCopyFromChunk(chunk: Buffer): void;
+  endCopyFrom(): void;
 }
 
 const COLUMNS = ["slot", "id", "type", "subject", "actor", "request_id", "idem_key", "data", "at"] as const;
@@ -66,6 +67,8 @@ export class ReplicationStream {
   readonly #rows: RowReader;
   readonly #listener: ReplicationListener;
   #end: (reason: Error) => void = () => undefined;
+  #streaming = false;
+  #closing = false;
   #over = false;
   /** The server's position as far as we have read. */
   #read = 0n;
@@ -112,12 +115,13 @@ export class ReplicationStream {
     const started = new Promise<void>((resolve) => {
       this.#wire.once("replicationStart", () => {
         this.#wire.stream.pause();
+        this.#streaming = true;
         resolve();
       });
     });
     this.#wire.on("copyData", ({ chunk }) => {
       try {
-        if (!this.#over) this.#take(chunk);
+        if (!this.#over && !this.#closing) this.#take(chunk);
       } catch (error) {
         this.#end(error instanceof Error ? error : new Error(String(error)));
       }
@@ -163,8 +167,15 @@ export class ReplicationStream {
   /** Resolves when the server has let go of the slot, or is past waiting for. */
   async close(): Promise<void> {
     const patience = setTimeout(() => this.#wire.stream.destroy(), CLOSE_MS);
+    this.#closing = true;
     // A paused socket never sees the server's goodbye.
     this.#wire.stream.resume();
+    // Asked to end the stream, the server lets go of the slot and says so. `pg` by itself would destroy the socket of an answer under way, which the
+    // server notices some time later: it would find the slot taken who asks for it at once.
+    if (this.#streaming && !this.#over) {
+      this.#wire.endCopyFrom();
+      await this.ended;
+    }
     await this.#client.end().catch(() => undefined);
     clearTimeout(patience);
     this.#end(new Error("closed"));

@@ -55,6 +55,11 @@ export class Lane implements Reader {
     this.#wake();
   }
 
+  /** False while the table is to be read first. */
+  get isCaughtUp(): boolean {
+    return this.#due.size === 0;
+  }
+
   /** Marks that moved since the last call. */
   takeChanged(): Mark[] {
     const changed = [...this.#changed].map((slot) => ({

@@ -1,7 +1,7 @@
 /**
  * The relay of one database: holds its replication slot, reads committed events into a window, lets every event consumer take them at its own pace, and
  * confirms to PostgreSQL what all of them have handled. PostgreSQL lets one process hold a replication slot: that is the leader election,
- * and a relay that finds it taken looks again every second.
+ * and a relay that finds it taken looks again every second. Where nothing happens it lets go and dozes until something does (`journal-doze.ts`).
  *
  * A replication slot that is missing, or lost because it kept more log than the server allows, is made anew; what was in the gap is read from the
  * events table (`journal-lane.ts`). Nothing here is believed after a break: a new session begins with what the database says.
@@ -12,6 +12,7 @@ import type { Logger } from "moleculer";
 import { type Database, DatabaseUnavailable, sqlState } from "../db/database.ts";
 import { ReplicationStream, type EventRow, type ReplicationListener } from "../db/replication.ts";
 import type { DeliveryWatch, EventConsumer } from "./journal-delivery.ts";
+import { Doze } from "./journal-doze.ts";
 import { Lane, type LaneWatch } from "./journal-lane.ts";
 import {
   areVisible,
@@ -38,6 +39,8 @@ const TICK_MS = 1_000;
 /** Marks are read after a replication slot was lost, and then from a minute before: they may be old. */
 const SAVE_MARKS_MS = 5_000;
 const HEALTH_MS = 10_000;
+/** Without an event. Who wakes reads some 12 s of log again, so a database that has an event every few seconds is better read than left and woken for. */
+const DOZE_AFTER_MS = 5_000;
 /** A quarter of what the embedded PostgreSQL keeps for a replication slot before it gives it up. */
 const LAG_BYTES_ALARM = 256 * 2 ** 20;
 
@@ -46,7 +49,7 @@ const SLOT_IN_USE = "55006";
 /** DUPLICATE_OBJECT: another process made the slot at the same moment. */
 const SLOT_EXISTS = "42710";
 
-export type RelayState = "starting" | "standing by" | "reading" | "stopped";
+export type RelayState = "starting" | "standing by" | "reading" | "dozing" | "stopped";
 
 export class Relay {
   readonly database: Database;
@@ -79,7 +82,11 @@ export class Relay {
   get state(): RelayState {
     return this.#state;
   }
-  /** As last looked at, every ten seconds while reading. */
+  /** Whether the events of the database are this relay's to tell, not another process's. */
+  get isInCharge(): boolean {
+    return this.#state === "reading" || this.#state === "dozing";
+  }
+  /** As last looked at, every ten seconds while in charge. */
   get health(): { readonly lagBytes: number; readonly parked: number } {
     return this.#health;
   }
@@ -104,7 +111,7 @@ export class Relay {
     let delayMs = RETRY_MS_MIN;
     while (!this.#stopping.signal.aborted) {
       const startedMs = performance.now();
-      const waitMs = await this.#session().then(
+      const waitMs = await this.#takeCharge().then(
         () => delayMs,
         (error: unknown) => this.#explain(error, delayMs),
       );
@@ -118,7 +125,7 @@ export class Relay {
 
   /** Says what is wrong, once while it stays the same; returns how long to wait. */
   #explain(error: unknown, delayMs: number): number {
-    if (sqlState(error) === SLOT_IN_USE) {
+    if (error instanceof InCharge || sqlState(error) === SLOT_IN_USE) {
       if (this.#state !== "standing by") this.#logger.info(`the events of ${this.database.name} are read by another process; standing by`);
       this.#state = "standing by";
       return WAITING_FOR_SLOT_MS;
@@ -134,29 +141,55 @@ export class Relay {
     this.#complaint = complaint;
   }
 
-  /** One hold on the replication slot, from taking it to losing it. Rejects when it cannot be taken. */
-  async #session(): Promise<void> {
+  /** From taking the replication slot to losing it: reads, and dozes between. Rejects when it cannot be taken. */
+  async #takeCharge(): Promise<void> {
     const replicationSlot = await replicationSlotName(this.database);
     await this.#ensureReplicationSlot(replicationSlot);
+    let doze: Doze | undefined;
+    try {
+      do {
+        doze = await this.#read(replicationSlot, doze);
+        if (doze) await this.#doze(replicationSlot, doze);
+      } while (doze && !this.#stopping.signal.aborted);
+    } finally {
+      await doze?.end();
+    }
+  }
+
+  /** One hold on the replication slot. Resolves when that is lost, or with the doze that may follow. `from` is the doze that is over when it is held. */
+  async #read(replicationSlot: string, from: Doze | undefined): Promise<Doze | undefined> {
     const session = new Session(this.database, this.slots, this.#consumers, this.#types, this.#watch, (error) => this.#complain(error));
     await session.open(replicationSlot);
     try {
+      await from?.end();
       await session.begin();
       this.#current = session;
       this.#state = "reading";
       this.#complaint = "";
-      const reason = await session.run(this.#stopping.signal, () => this.#look(replicationSlot));
-      if (!this.#stopping.signal.aborted)
-        this.#logger.warn(`reading the events of ${this.database.name} was interrupted: ${reason.message}`);
+      const end = await session.run(this.#stopping.signal, () => this.#look(replicationSlot));
+      if (end instanceof Doze) return end;
+      if (!this.#stopping.signal.aborted) this.#logger.warn(`reading the events of ${this.database.name} was interrupted: ${end.message}`);
+      return undefined;
     } finally {
       this.#current = undefined;
       await session.close();
     }
   }
 
+  async #doze(replicationSlot: string, doze: Doze): Promise<void> {
+    this.#state = "dozing";
+    // That the database is away, the doze notices itself.
+    const watch: LaneWatch = { ...this.#watch, unreachable: () => undefined };
+    const beats = this.#consumers
+      .filter((consumer) => consumer.beat !== undefined)
+      .map((consumer) => new Lane(consumer, this.database, [], watch));
+    await doze.last(replicationSlot, beats, () => this.#look(replicationSlot), this.#stopping.signal);
+  }
+
   async #ensureReplicationSlot(name: string): Promise<void> {
     const found = await lookAtReplicationSlot(this.database, name);
-    if (found === "free" || found === "busy") return;
+    if (found === "busy") throw new InCharge();
+    if (found === "free") return;
     await distrustMarks(this.database);
     if (found === "lost") {
       this.#logger.error(
@@ -182,6 +215,9 @@ export class Relay {
   }
 }
 
+/** Another process reads the events, or dozes. */
+class InCharge extends Error {}
+
 /** What lives as long as one hold on a replication slot. */
 class Session implements ReplicationListener {
   readonly #database: Database;
@@ -194,13 +230,16 @@ class Session implements ReplicationListener {
   readonly #window: Window;
   readonly #ending = new AbortController();
   #stream: ReplicationStream | undefined;
-  #reason = new Error("told to stop");
+  #reason: Error | Doze = new Error("told to stop");
   #epoch = 0;
   #paused = true;
   #confirmed = 0n;
   #savedMs = 0;
   #lookedMs = Number.NEGATIVE_INFINITY;
   #checking: Promise<void> | undefined;
+  /** When the last event came. */
+  #newsMs = performance.now();
+  #doze: Doze | undefined;
 
   constructor(
     database: Database,
@@ -242,8 +281,8 @@ class Session implements ReplicationListener {
     }
   }
 
-  /** Resolves with the reason of its end. */
-  async run(stopping: AbortSignal, look: () => Promise<void>): Promise<Error> {
+  /** Resolves with the reason of its end: something went wrong, or nothing happens, and a doze may follow. */
+  async run(stopping: AbortSignal, look: () => Promise<void>): Promise<Error | Doze> {
     const end = (): void => this.#ending.abort();
     if (stopping.aborted) end();
     stopping.addEventListener("abort", end);
@@ -263,6 +302,7 @@ class Session implements ReplicationListener {
     if (this.#lanes.length > 0) this.#confirm(this.#window.settle());
     await this.#saveMarks().catch(this.#complain);
     await this.#stream?.close();
+    if (this.#reason !== this.#doze) await this.#doze?.end();
   }
 
   get waiting(): number {
@@ -285,6 +325,7 @@ class Session implements ReplicationListener {
   }
 
   commit(end: bigint): void {
+    this.#newsMs = performance.now();
     this.#window.commit(end);
   }
 
@@ -303,7 +344,7 @@ class Session implements ReplicationListener {
     return position;
   }
 
-  #end(reason: Error): void {
+  #end(reason: Error | Doze): void {
     if (this.#ending.signal.aborted) return;
     this.#reason = reason;
     this.#ending.abort();
@@ -321,11 +362,30 @@ class Session implements ReplicationListener {
           this.#lookedMs = nowMs;
           await look();
         }
+        await this.#tire(nowMs);
       } catch (error) {
         this.#complain(error);
       }
       await sleep(TICK_MS, undefined, { signal: this.#ending.signal }).catch(() => undefined);
     }
+  }
+
+  /** Ends when nothing has come for a while, everybody has handled everything, and nothing can be under way. */
+  async #tire(nowMs: number): Promise<void> {
+    const isQuiet = nowMs - this.#newsMs > DOZE_AFTER_MS && this.#window.waiting === 0 && this.#lanes.every(({ isCaughtUp }) => isCaughtUp);
+    try {
+      if (isQuiet) this.#doze ??= await Doze.begin(this.#database);
+      if (isQuiet && this.#doze && (await this.#doze.isDue(this.#confirmed))) this.#end(this.#doze);
+      if (!isQuiet) await this.#stayAwake();
+    } catch (error) {
+      await this.#stayAwake();
+      throw error;
+    }
+  }
+
+  async #stayAwake(): Promise<void> {
+    await this.#doze?.end();
+    this.#doze = undefined;
   }
 
   #confirm(position: bigint): void {

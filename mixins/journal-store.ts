@@ -1,5 +1,6 @@
-/** SQL of the journal: replication slots, marks, the events table as a reader sees it, the inbox. Parked events: `journal-parked.ts`. */
-import type { Queryable, Statement } from "../db/database.ts";
+/** SQL of the journal: replication slots, dozing, marks, the events table as a reader sees it, the inbox. Parked events: `journal-parked.ts`. */
+import { type Queryable, sqlState, type Statement } from "../db/database.ts";
+import type { LoneConnection } from "../db/lone-connection.ts";
 import type { EventRow } from "../db/replication.ts";
 import { type StoredEvent, storedEvent } from "./stored-event.ts";
 
@@ -16,16 +17,23 @@ export async function replicationSlotName(tx: Queryable): Promise<string> {
   return row?.slot_name ?? "";
 }
 
+/** Of the database: held by the relay that dozes. (7431, 1) is `mint_ids`'. */
+const DOZE_LOCK = "7431, 2";
 const LOOK: Statement = {
   name: "journal/look",
-  text: `select wal_status, active from pg_replication_slots where slot_name = $1 and database = current_database()`,
+  text: `
+    select wal_status, active or not pg_try_advisory_xact_lock(${DOZE_LOCK}) as busy
+      from pg_replication_slots where slot_name = $1 and database = current_database()`,
 };
-/** `lost`: the server has thrown away log that was not read yet; such a slot is good for nothing but dropping. */
+/**
+ * `busy`: somebody reads it, or dozes beside it. `lost`: the server has thrown away log that was not read yet; such a slot is good for nothing
+ * but dropping.
+ */
 export async function lookAtReplicationSlot(tx: Queryable, name: string): Promise<"missing" | "lost" | "busy" | "free"> {
-  const [row] = await tx.query<{ wal_status: string | null; active: boolean }>(LOOK, [name]);
+  const [row] = await tx.query<{ wal_status: string | null; busy: boolean }>(LOOK, [name]);
   if (!row) return "missing";
   if (row.wal_status === "lost") return "lost";
-  return row.active ? "busy" : "free";
+  return row.busy ? "busy" : "free";
 }
 
 const DROP: Statement = { name: "journal/drop-slot", text: `select pg_drop_replication_slot($1)` };
@@ -33,6 +41,56 @@ export const dropReplicationSlot = (tx: Queryable, name: string): Promise<object
 
 const CREATE: Statement = { name: "journal/create-slot", text: `select pg_create_logical_replication_slot($1, 'pgoutput')` };
 export const createReplicationSlot = (tx: Queryable, name: string): Promise<object[]> => tx.query(CREATE, [name]);
+
+const TAKE_DOZE_LOCK: Statement = { name: "journal/take-doze-lock", text: `select pg_try_advisory_lock(${DOZE_LOCK}) as taken` };
+/** True when nobody else has it. It lasts as long as the connection. */
+export async function takeDozeLock(connection: LoneConnection): Promise<boolean> {
+  const [row] = await connection.query<{ taken: boolean }>(TAKE_DOZE_LOCK);
+  return row?.taken ?? false;
+}
+
+/** A sequence that was never used stands at 1 as one that was used once does. */
+const LAST_ID = `(last_value - (not is_called)::integer)::text`;
+const LAST: Statement = { name: "journal/last", text: `select ${LAST_ID} as id from events_id_seq` };
+/** The last id given to an event, be it committed, under way or rolled back. */
+export async function lastEventId(tx: Queryable): Promise<string | undefined> {
+  const [row] = await tx.query<{ id: string }>(LAST);
+  return row?.id;
+}
+
+/** Events with ids up to `lastId` are in the log before `position`, or will never be. */
+export interface Cut {
+  readonly position: bigint;
+  readonly lastId: string;
+}
+
+/**
+ * Whoever appends goes through the parent and has it locked from before its first id is given until its commit is in the log. (Not so the copy
+ * of a slot that moves here, which writes into partitions: but it takes no ids, and its events are told from where they happened.)
+ */
+const LOCK: Statement = { name: "journal/lock", text: `lock table only events in share mode nowait` };
+/** Of what is written, not of what is flushed: a commit that does not wait for the disk gives its lock back before it is there. */
+const CUT: Statement = {
+  name: "journal/cut",
+  text: `select (pg_current_wal_insert_lsn() - '0/0')::text as position, ${LAST_ID} as id from events_id_seq`,
+};
+/** LOCK_NOT_AVAILABLE: somebody has. */
+const LOCKED = "55P03";
+/** Undefined where somebody is appending. */
+export async function takeCut(connection: LoneConnection): Promise<Cut | undefined> {
+  try {
+    const [row] = await connection.both<{ position: string; id: string }>(LOCK, CUT);
+    return row && { position: BigInt(row.position), lastId: row.id };
+  } catch (error) {
+    if (sqlState(error) === LOCKED) return undefined;
+    throw error;
+  }
+}
+
+const ADVANCE: Statement = { name: "journal/advance", text: `select pg_replication_slot_advance($1, '0/0'::pg_lsn + $2::numeric)` };
+/** The log before `position` holds nothing for us. PostgreSQL goes no farther than what is flushed. */
+export const advanceReplicationSlot = (tx: Queryable, name: string, position: bigint): Promise<object[]> =>
+  tx.query(ADVANCE, [name, position.toString()]);
 
 const DISTRUST: Statement = { name: "journal/distrust", text: `update relay_marks set replayed = false where replayed` };
 /** From now on every consumer reads the table before the log. Written before a new replication slot is made, so that a crash between cannot hide the gap. */

@@ -168,10 +168,10 @@ export class Journal {
     }
   }
 
-  /** Publishing again is for the node whose relay reads the database. */
+  /** Publishing again is for the node whose relay is in charge of the database. */
   #here(database: Database): readonly EventConsumer[] {
     const served = this.#served.get(database);
-    return served?.publisher && served.relay?.state === "reading" ? [...this.#consumers, served.publisher] : this.#consumers;
+    return served?.publisher && served.relay?.isInCharge ? [...this.#consumers, served.publisher] : this.#consumers;
   }
 }
 

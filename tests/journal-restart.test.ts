@@ -76,6 +76,29 @@ describe("the journal on a PostgreSQL in trouble", () => {
     });
   }
 
+  for (const signal of ["SIGINT", "SIGKILL"] as const) {
+    test(`goes on after PostgreSQL was ended by ${signal} while the relay dozed`, async (t) => {
+      const name = `asleep ${signal}`;
+      const { journal, log } = startJournal([sh], [effectConsumer(name, user)]);
+      t.after(() => journal.stop());
+      await tell(1, 10);
+      await until("everything is told", () => settled(name));
+      await until("it dozes", () => journal.relays[0]?.state === "dozing");
+      const { pid } = postgres;
+      process.kill(pid, signal);
+      await until("PostgreSQL runs again", () => postgres.pid !== pid);
+      await until("it can be written to", () =>
+        tell(2, 10).then(
+          () => true,
+          () => false,
+        ),
+      );
+      await until("everything is told", () => settled(name), 10_000);
+      assert.deepEqual(await effectsOf(user, name), { events: told, distinct: told });
+      assert.ok(log.some((line) => line.startsWith("warn: the relay of sh: ")));
+    });
+  }
+
   test("reads the table when PostgreSQL has given the replication slot up", async () => {
     const first = startJournal([sh], [effectConsumer("lost", user)]);
     await until("the history is told", () => settled("lost"));

@@ -199,7 +199,7 @@ describe("the journal", () => {
     const states = (): string[] => [one, two].map(({ journal }) => journal.relays[0]?.state ?? "").sort();
     await until("one reads", () => states().join() === "reading,standing by");
     await until("the history is told", async () => (await effectsOf(user, "pair")).events >= told);
-    const [active, waiting] = one.journal.relays[0]?.state === "reading" ? [one, two] : [two, one];
+    const [active, waiting] = two.journal.relays[0]?.state === "standing by" ? [one, two] : [two, one];
     await tell(9, 5);
     await active.journal.stop();
     await tell(9, 5, 6);

@@ -51,8 +51,10 @@ function measure(service: This): void {
       },
       ["database"],
     );
-  each("tuanbar_relay_reading", "1 where this node reads the database's events, 0 where it stands by", (relay) =>
-    relay.state === "reading" ? 1 : 0,
+  each(
+    "tuanbar_relay_reading",
+    "1 where this node reads the database's events, or dozes until there are any; 0 where it stands by",
+    (relay) => (relay.isInCharge ? 1 : 0),
   );
   each("tuanbar_relay_waiting_events", "Events read that not every event consumer has handled", (relay) => relay.waiting);
   each("tuanbar_relay_lag_bytes", "Write-ahead log PostgreSQL keeps for the relay", (relay) => relay.health.lagBytes);

@@ -251,6 +251,8 @@ describe("events over NATS JetStream", () => {
     const publishing = startJournal([sh], [], { url: nats.url, part: "publishes" });
     await tell(13, 30, 31);
     await untilConfirmed(sh);
+    // Its beats go on.
+    await until("the relay dozes", () => publishing.journal.relays[0]?.state === "dozing");
     await nats.ask(async (connection) => (await connection.jetstreamManager()).streams.purge(streamName(sh)));
     const listening = startJournal([sh], [effectConsumer("deleted", user)], { url: nats.url, part: "listens" });
     await until("what was emptied out is told", hasAll("deleted"), 30_000);
