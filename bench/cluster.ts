@@ -12,7 +12,7 @@ import type { Run, RunResult } from "./load/generator.ts";
 import { stampedeOrders, type Plan } from "./load/plans.ts";
 import { machineOf, nodeVersion, packageVersions } from "./machine.ts";
 import type { Measured } from "./measure.ts";
-import { cpuSeconds, measurable, postgresSeconds } from "./processes.ts";
+import { cpuAccount, measurable, postgresOf } from "./processes.ts";
 import { figuresOf, median, type Figure, type Result } from "./report.ts";
 import { inDataDir, ServerProcess, type Place } from "./server-process.ts";
 
@@ -139,13 +139,13 @@ class Running {
     for (const { name, pid } of this.#processes) {
       const role = name.replace(/-\d+$/, "");
       const isPostgres = role === "postgres";
-      const seconds = cpuSeconds({
+      const account = cpuAccount({
         server: isPostgres ? 0 : pid,
         generator: isPostgres ? 0 : generator,
         postmaster: isPostgres ? pid : undefined,
       });
-      sums[role] = (sums[role] ?? 0) + (isPostgres ? postgresSeconds(seconds) : seconds.server);
-      if (!isPostgres) sums["generator"] = seconds.generator;
+      sums[role] = (sums[role] ?? 0) + (isPostgres ? postgresOf(account) : account.server);
+      if (!isPostgres) sums["generator"] = account.generator;
     }
     return sums;
   }

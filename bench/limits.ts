@@ -3,7 +3,7 @@ import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Generator } from "./load/client.ts";
 import type { BatchReport, Batches } from "./limit/sql-batches.ts";
-import { cpuSeconds, minus, postgresSeconds, postmasterOf, type CpuSeconds, type Watched } from "./processes.ts";
+import { cpuAccount, minus, postgresSeconds, postmasterOf, type CpuAccount, type Watched } from "./processes.ts";
 import { ServerProcess, type Place } from "./server-process.ts";
 
 /** CPU seconds for one order. */
@@ -22,8 +22,8 @@ export async function httpFloor(
   const server = await ServerProcess.start(["bench/limit/bare-http.ts"], place);
   try {
     const watched: Watched = { server: server.pid, generator: generator.pid, postmaster: undefined };
-    let before: CpuSeconds | undefined;
-    let after: CpuSeconds | undefined;
+    let before: CpuAccount | undefined;
+    let after: CpuAccount | undefined;
     const { connections, dealId, shoppers, warmSeconds, seconds } = load;
     const result = await generator.run(
       {
@@ -35,8 +35,8 @@ export async function httpFloor(
         plan: { kind: "orders", deals: [dealId], exponent: 0, firstShopper: 0, shoppers },
       },
       (window) => {
-        if (window === "open") before = cpuSeconds(watched);
-        else after = cpuSeconds(watched);
+        if (window === "open") before = cpuAccount(watched);
+        else after = cpuAccount(watched);
       },
     );
     if (!before || !after) throw new Error("the generator opens and closes its window");
@@ -57,7 +57,7 @@ export async function sqlFloor(batches: Batches): Promise<{ sql: number; orders:
   const ended = new Promise<never>((_, reject) => child.once("exit", (code) => reject(new Error(`the SQL batches ended with ${code}`))));
   ended.catch(() => undefined);
   const next = (): Promise<BatchReport> => Promise.race([new Promise<BatchReport>((resolve) => child.once("message", resolve)), ended]);
-  const cpu = (): CpuSeconds => cpuSeconds({ server: child.pid ?? 0, generator: 0, postmaster: postmasterOf(child.pid ?? 0) });
+  const cpu = (): CpuAccount => cpuAccount({ server: child.pid ?? 0, generator: 0, postmaster: postmasterOf(child.pid ?? 0) });
   child.send(batches);
   await next();
   const before = cpu();

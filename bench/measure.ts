@@ -6,7 +6,7 @@ import { Evidence } from "./evidence.ts";
 import type { Generator } from "./load/client.ts";
 import type { RunResult } from "./load/generator.ts";
 import type { Plan } from "./load/plans.ts";
-import { cpuSeconds, measurable, memory, minus, type CpuSeconds, type Memory, type Watched } from "./processes.ts";
+import { cpuAccount, measurable, memory, minus, type CpuAccount, type CpuSeconds, type Memory, type Watched } from "./processes.ts";
 import { ServerProcess, type Place } from "./server-process.ts";
 
 export interface Measured {
@@ -74,15 +74,15 @@ export class Bench {
 
   /** Does what may take several loads or none, and tells what each process burnt for it. */
   async burnt(work: () => Promise<void>): Promise<CpuSeconds | undefined> {
-    const before = measurable ? cpuSeconds(this.#watched) : undefined;
+    const before = measurable ? cpuAccount(this.#watched) : undefined;
     await work();
-    return before && minus(cpuSeconds(this.#watched), before);
+    return before && minus(cpuAccount(this.#watched), before);
   }
 
   /** Puts a load on; notes a fault for each order that was acknowledged and is not there, or is there and nobody was told. */
   async measure(load: Load): Promise<Measured> {
     const { evidence, api } = this;
-    const at: { before?: CpuSeconds; after?: CpuSeconds; memory?: Memory } = {};
+    const at: { before?: CpuAccount; after?: CpuAccount; memory?: Memory } = {};
     const [batchesBefore, walBefore] = [await histogramSums(api, "tuanbar_mailbox_batch_commands"), await evidence.walBytes()];
     const run = {
       id: `${load.name}-${randomUUID().slice(0, 8)}`,
@@ -95,9 +95,9 @@ export class Bench {
     };
     const result = await this.#generator.run(run, (window) => {
       if (!measurable) return;
-      if (window === "open") at.before = cpuSeconds(this.#watched);
+      if (window === "open") at.before = cpuAccount(this.#watched);
       else {
-        at.after = cpuSeconds(this.#watched);
+        at.after = cpuAccount(this.#watched);
         at.memory = memory(this.#watched);
       }
     });

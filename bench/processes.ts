@@ -62,23 +62,40 @@ export interface Watched {
   readonly postmaster: number | undefined;
 }
 
-/** What each group has burnt since it began. */
-export function cpuSeconds({ server, generator, postmaster }: Watched): CpuSeconds {
-  const sum: Record<Group, number> = { ...ZERO };
-  sum.server = statOf(server)?.cpu ?? 0;
-  sum.generator = statOf(generator)?.cpu ?? 0;
-  if (postmaster === undefined) return sum;
-  const own = statOf(postmaster);
-  sum["other PostgreSQL"] += (own?.cpu ?? 0) + (own?.childrenCpu ?? 0);
-  for (const pid of childrenOf(postmaster)) sum[groupOf(pid)] += statOf(pid)?.cpu ?? 0;
-  return sum;
+/** What each process has burnt since it began. */
+export interface CpuAccount {
+  readonly server: number;
+  readonly generator: number;
+  readonly postmaster: number;
+  /** PostgreSQL's processes that have ended, together. */
+  readonly ended: number;
+  readonly children: ReadonlyMap<number, { readonly group: Group; readonly cpu: number }>;
 }
 
-export const minus = (after: CpuSeconds, before: CpuSeconds): CpuSeconds =>
-  Object.fromEntries(Object.entries(after).map(([group, seconds]) => [group, Math.max(0, seconds - before[group as Group])])) as Record<
-    Group,
-    number
-  >;
+export function cpuAccount({ server, generator, postmaster }: Watched): CpuAccount {
+  const own = postmaster === undefined ? undefined : statOf(postmaster);
+  const children = postmaster === undefined ? [] : childrenOf(postmaster);
+  return {
+    server: statOf(server)?.cpu ?? 0,
+    generator: statOf(generator)?.cpu ?? 0,
+    postmaster: own?.cpu ?? 0,
+    ended: own?.childrenCpu ?? 0,
+    children: new Map(children.map((pid) => [pid, { group: groupOf(pid), cpu: statOf(pid)?.cpu ?? 0 }])),
+  };
+}
+
+/** All that PostgreSQL's processes have burnt, those that have ended included. */
+export const postgresOf = ({ postmaster, ended, children }: CpuAccount): number =>
+  [...children.values()].reduce((sum, { cpu }) => sum + cpu, postmaster + ended);
+
+/** What was burnt between two accounts. A process that ended between them is counted from the first on, among others: a relay that dozes lets its walsender go. */
+export function minus(after: CpuAccount, before: CpuAccount): CpuSeconds {
+  const sum: Record<Group, number> = { ...ZERO, server: after.server - before.server, generator: after.generator - before.generator };
+  for (const [pid, { group, cpu }] of after.children) sum[group] += Math.max(0, cpu - (before.children.get(pid)?.cpu ?? 0));
+  const gone = [...before.children].filter(([pid]) => !after.children.has(pid)).reduce((all, [, { cpu }]) => all + cpu, 0);
+  sum["other PostgreSQL"] += after.postmaster - before.postmaster + Math.max(0, after.ended - before.ended - gone);
+  return sum;
+}
 
 export const POSTGRES_GROUPS = ["backends", "walsenders", "walwriter", "checkpointer", "other PostgreSQL"] as const;
 export const postgresSeconds = (cpu: CpuSeconds): number => POSTGRES_GROUPS.reduce((sum, group) => sum + cpu[group], 0);
