@@ -1,6 +1,6 @@
 /**
- * The actor's mailbox: commands to one shard wait here and are drained in batches, one batch at a time. There is no timer: a batch is whatever
- * arrived while the one before it was being committed, so a quiet shard answers at once and a busy one pays one commit for hundreds.
+ * The actor's mailbox: commands to one shard wait here and are drained in batches, one after the other: the next begins when the COMMIT of the one before
+ * is sent. There is no timer: a batch is whatever arrived until then, so a quiet shard answers at once and a busy one pays one commit for hundreds.
  *
  * Exits of a command: answered by its drain; refused at the door (OVERLOADED: the box, or this merchant's share of it, is full, or it is
  * closing, or SHARD_MOVING: it is held while its shard goes to another database); dropped before it costs a transaction (TIMEOUT: its caller has stopped waiting); failed with its batch.
