@@ -163,19 +163,22 @@ export class Mailbox {
 
   async #drainAll(): Promise<void> {
     while (this.#waiting.length > 0 && !this.#held) {
-      const { promise: over, resolve: end } = Promise.withResolvers<void>();
-      const passing = (passOn: () => void) => (): void => {
-        passOn();
-        end();
-      };
-      const batch = this.#inTurn((passOn) => this.#drainBatch(passing(passOn)))
-        .catch((error: unknown) => {
-          for (const command of this.#take(Infinity)) command.settle(error instanceof Error ? error : new Error(String(error)));
-        })
-        .finally(() => this.#underWay.delete(batch));
-      this.#underWay.add(batch);
-      void batch.then(end);
-      await over;
+      await new Promise<void>((over) => {
+        const batch = this.#inTurn((passOn) =>
+          this.#drainBatch(() => {
+            passOn();
+            over();
+          }),
+        )
+          .catch((error: unknown) => {
+            for (const command of this.#take(Infinity)) command.settle(error instanceof Error ? error : new Error(String(error)));
+          })
+          .finally(() => {
+            this.#underWay.delete(batch);
+            over();
+          });
+        this.#underWay.add(batch);
+      });
     }
     this.#draining = undefined;
   }
