@@ -5,7 +5,7 @@ import type { Decided } from "../domain/payment/decide.ts";
 import type { Tried } from "../domain/payment/try.ts";
 import { call } from "../mixins/contract.ts";
 import { cancelOrder, getOrder } from "../services/order/order.contract.ts";
-import { cancelWallets, confirmWallets, tryWallets } from "../services/wallet/wallet.contract.ts";
+import { cancelWallets, confirmWallets, topUp, tryWallets } from "../services/wallet/wallet.contract.ts";
 import { makeDeal } from "./support/deals.ts";
 import { callAs, caller } from "./support/node.ts";
 import { eventually, refused, Shop, tally } from "./support/shop.ts";
@@ -288,11 +288,48 @@ describe("paying", () => {
     await step.tryCity();
     await step.tryWallet();
     const waiting = shop.pay(order, user);
-    await age(order);
+    await step.decide(false);
     const paid = await waiting;
     assert.notEqual(paid.paymentId, step.id());
     assert.equal(await status(order, user), "CONFIRMED");
     await shop.addsUp();
+  });
+
+  describe("a payment whose node died before it was decided", () => {
+    for (const [died, tries] of [
+      ["before the wallet was asked", ["tryCity"]],
+      ["after it", ["tryCity", "tryWallet"]],
+    ] as const) {
+      it(`${died}, is driven to its end by the requests that find it, once, and recovery is not waited for`, async () => {
+        const deal = await makeDeal(shop.test, { stock: 10, price: 1_000 });
+        const user = await shop.person(1_500);
+        const order = await shop.order(deal, user);
+        const step = steps(order, user);
+        for (const one of tries) await step[one]();
+        const paid = await Promise.all(Array.from({ length: 5 }, () => shop.pay(order, user)));
+        for (const { paymentId } of paid) assert.equal(paymentId, step.id());
+        // It only stood still, and goes on: late.
+        if (tries.length === 1) assert.deepEqual(await step.tryWallet(), [{ xid: step.id(), ok: true }]);
+        const late = await step.decide(false);
+        assert.deepEqual([late.refused, late.payment.state.startsWith("CONFIRM")], [undefined, true]);
+        assert.equal(await status(order, user), "CONFIRMED");
+        await eventually(async () => assert.deepEqual(await shop.wallet(user), { available: 500, frozen: 0, currency: "CNY" }));
+        await shop.addsUp();
+      });
+    }
+
+    it("is cancelled where the wallet is too short, and the order stays payable", async () => {
+      const deal = await makeDeal(shop.test, { stock: 10, price: 1_000 });
+      const user = await shop.person(600);
+      const order = await shop.order(deal, user);
+      const step = steps(order, user);
+      await step.tryCity();
+      await assert.rejects(shop.pay(order, user), refused("INSUFFICIENT_FUNDS"));
+      await eventually(async () => assert.equal(await step.state(), "CANCELLED"));
+      await callAs(shop.test.node, topUp, { amount: 400, channel: "test" }, caller(user));
+      assert.equal((await shop.pay(order, user)).status, "CONFIRMED");
+      await shop.addsUp();
+    });
   });
 
   it("pays again with money that an earlier attempt, cancelled, had set aside, and with nobody else's", async () => {

@@ -1,11 +1,9 @@
 /** A consumer pays. Paying twice answers the first payment; while it is being decided, everybody waits for the same end. */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Service } from "moleculer";
-import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise } from "../../domain/error.ts";
 import { cityOf, shardOf, type Shard } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
-import { LIMITS } from "../../domain/limits.ts";
 import { ORDER_ERRORS } from "../../domain/order/errors.ts";
 import { WALLET, type PayCommand, type PaymentRow, type Tried } from "../../domain/payment/try.ts";
 import { USER_ERRORS } from "../../domain/user/errors.ts";
@@ -26,6 +24,8 @@ type Paid = Answer<typeof payOrder>;
 
 /** How often a request looks whether the payment it found, decided by another node, has its end. */
 const LOOK_MS = 100;
+/** After this it decides itself. A decision takes milliseconds; its node was found dead, or stands still, and recovery comes in twenty seconds. */
+const PATIENCE_MS = 1_000;
 
 export async function pay(this: Service<{}> & Till, ctx: Ctx<typeof payOrder>): Promise<Paid> {
   const { id, channel } = ctx.params;
@@ -34,14 +34,11 @@ export async function pay(this: Service<{}> & Till, ctx: Ctx<typeof payOrder>): 
   if (!this.platform.servesCity(cityOf(id))) return raise(ORDER_ERRORS, "ORDER_NOT_FOUND", { orderId: id });
   if (channel !== WALLET && !this.platform.channels.has(channel)) return raise(USER_ERRORS, "CHANNEL_UNKNOWN", { channel });
   const shard = shardOf(id);
-  const untilMs = performance.now() + LIMITS.requestMs;
   for (;;) {
     const command: PayCommand = { orderId: id, consumerId: caller.userId, channel };
     const tried = await this.platform.post<PayCommand, Tried>(shard, "payment.try", command);
     const ended =
-      tried.payment.channel === WALLET
-        ? await fromWallet(this, shard, tried, requestId, untilMs)
-        : await byChannel(this, tried, channel, requestId);
+      tried.payment.channel === WALLET ? await fromWallet(this, shard, tried, requestId) : await byChannel(this, tried, channel, requestId);
     if (ended.state === "CONFIRMING" || ended.state === "CONFIRMED")
       return { orderId: ended.orderId, paymentId: ended.id, status: "CONFIRMED" };
     if (ended.channel === channel && channel !== WALLET)
@@ -59,23 +56,26 @@ export async function pay(this: Service<{}> & Till, ctx: Ctx<typeof payOrder>): 
 const byChannel = ({ charges }: Till, { payment, begun }: Tried, channel: string, requestId: string | undefined): Promise<PaymentRow> =>
   payment.channel === channel ? charges.open(payment, begun, requestId) : charges.close(payment, requestId);
 
-async function fromWallet(
-  till: Till,
-  shard: Shard,
-  { payment, begun }: Tried,
-  requestId: string | undefined,
-  untilMs: number,
-): Promise<PaymentRow> {
+async function fromWallet(till: Till, shard: Shard, { payment, begun }: Tried, requestId: string | undefined): Promise<PaymentRow> {
   if (payment.state !== "TRYING") return payment;
-  return begun ? till.desk.drive(payment, requestId) : (till.desk.join(payment.id) ?? decidedElsewhere(till, shard, payment, untilMs));
+  if (begun) return till.desk.drive(payment, requestId);
+  return till.desk.join(payment.id) ?? (await decidedElsewhere(till, shard, payment)) ?? takeOver(till, payment, requestId);
 }
 
-/** Another node decides, or did until it died: its row says what became of it. */
-async function decidedElsewhere({ platform }: Till, shard: Shard, { id }: PaymentRow, untilMs: number): Promise<PaymentRow> {
+/** Another node decides, or did until it died: its row says what became of it. Undefined while it is undecided. */
+async function decidedElsewhere({ platform }: Till, shard: Shard, { id }: PaymentRow): Promise<PaymentRow | undefined> {
+  const untilMs = performance.now() + PATIENCE_MS;
   while (performance.now() < untilMs) {
     await sleep(LOOK_MS);
     const found = (await findPayments(platform.databaseOf(shard), shard, [id])).get(id);
     if (found && found.state !== "TRYING") return found;
   }
-  return raise(COMMON_ERRORS, "TIMEOUT", {});
+  return undefined;
 }
+
+/**
+ * Two that drive one payment do no harm: the wallet's barrier lets one Try in, its row has one decision, and whoever comes second is told of it. So
+ * one who stood still and goes on is only late.
+ */
+const takeOver = ({ desk }: Till, payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> =>
+  desk.join(payment.id) ?? desk.drive(payment, requestId);
