@@ -35,6 +35,8 @@ export interface Load {
   readonly seconds: number;
   readonly rate?: number;
   readonly count: (result: RunResult) => number;
+  /** What else watches the window; what comes behind it, such as looking all orders up, is no part of the load. */
+  readonly watch?: { open(): void; close(): void };
 }
 
 /** Events still on their way when this little log is left are those of the housekeeping itself. */
@@ -94,6 +96,8 @@ export class Bench {
       ...(load.rate === undefined ? {} : { rate: load.rate }),
     };
     const result = await this.#generator.run(run, (window) => {
+      if (window === "open") load.watch?.open();
+      else load.watch?.close();
       if (!measurable) return;
       if (window === "open") at.before = cpuAccount(this.#watched);
       else {

@@ -374,10 +374,11 @@ class OrdersBench {
     const { soakMinutes, say } = this.#options;
     const plan = await this.#lives(bench, await this.#shops(bench));
     const samples: number[] = [];
-    const sampler = setInterval(() => {
+    const sample = (): void => {
       const now = bench.memory;
       if (now) samples.push(now.server + now.postgres);
-    }, SAMPLE_MS);
+    };
+    let sampler: NodeJS.Timeout | undefined;
     const measured = await bench.measure({
       name: "soak",
       plan,
@@ -385,8 +386,8 @@ class OrdersBench {
       warmSeconds: 0,
       seconds: soakMinutes * 60,
       count: ({ livedInWindow }) => livedInWindow,
+      watch: { open: () => (sampler = setInterval(sample, SAMPLE_MS).unref()), close: () => clearInterval(sampler) },
     });
-    clearInterval(sampler);
     this.#add("soak", "lives/s", [measured]);
     const part = Math.max(1, Math.floor(samples.length / 5));
     const [early, late] = [median(samples.slice(part, 2 * part)), median(samples.slice(-part))];
