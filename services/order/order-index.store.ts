@@ -16,23 +16,30 @@ const KNOWN: Statement = {
 const ADD: Statement = { name: "order-index/add", text: `copy order_index (slot, user_id, order_id) from stdin` };
 
 /**
- * Orders of many consumers, whatever their slots. The row is its own mark, so adding it twice does nothing; where two do it at one moment, the second
- * fails on the key, and finds it there when the events are handed to it again.
+ * Orders of many consumers, whatever their slots. The row is its own mark: events are told again after a crash, which is rare, so nobody looks before
+ * it (half of what the index cost), and where one is there, or somebody else adds it at this moment, the key refuses all of them.
  */
 export async function addToIndex(tx: Writable, orders: readonly IndexedOrder[]): Promise<void> {
+  if (orders.length > 0)
+    await tx.copy(
+      ADD,
+      0,
+      orders.map(({ consumerId, orderId }) => [slotOf(consumerId), consumerId, orderId]),
+    );
+}
+
+/** Those of them that are not there. */
+export async function completeIndex(tx: Writable, orders: readonly IndexedOrder[]): Promise<void> {
   const known = await tx.query<{ id: OrderId }>(KNOWN, [
     orders.map((order) => slotOf(order.consumerId)),
     orders.map((order) => order.consumerId),
     orders.map((order) => order.orderId),
   ]);
   const old = new Set<string>(known.map(({ id }) => id));
-  const added = orders.filter(({ orderId }) => !old.has(orderId));
-  if (added.length > 0)
-    await tx.copy(
-      ADD,
-      0,
-      added.map(({ consumerId, orderId }) => [slotOf(consumerId), consumerId, orderId]),
-    );
+  await addToIndex(
+    tx,
+    orders.filter(({ orderId }) => !old.has(orderId)),
+  );
 }
 
 const FIND: Statement = {
