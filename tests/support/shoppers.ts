@@ -23,8 +23,8 @@ export class Shopping {
   readonly #running: Promise<unknown>;
   #over = false;
   #since = Infinity;
-  /** How long after that the first order was acknowledged that was asked for after it. */
-  #firstAfter: number | undefined;
+  /** Of each deal: how long after that the first order was acknowledged that was asked for after it, in ms. */
+  readonly #soldAfter = new Map<string, number>();
 
   /** `deals` by turns; every second order opens a group of two. */
   constructor(server: Server, shoppers: readonly Shopper[], deals: readonly string[]) {
@@ -35,10 +35,13 @@ export class Shopping {
   /** From now on the first order counts that is asked for, and acknowledged: after how many ms. What was under way may have been done already. */
   mark(): void {
     this.#since = performance.now();
-    this.#firstAfter = undefined;
+    this.#soldAfter.clear();
   }
   get firstAfterMark(): number | undefined {
-    return this.#firstAfter;
+    return this.#soldAfter.values().next().value;
+  }
+  soldAfterMark(deal: string): boolean {
+    return this.#soldAfter.has(deal);
   }
 
   get requests(): number {
@@ -53,8 +56,9 @@ export class Shopping {
   async #shop({ token }: Shopper, n: number, deals: readonly string[]): Promise<void> {
     for (let round = n; !this.#over; round++) {
       const askedMs = performance.now();
+      const dealId = deals[round % deals.length] as string;
       const placed = await this.#insist(`/orders`, token, {
-        dealId: deals[round % deals.length],
+        dealId,
         quantity: 1,
         ...(n % 2 === 0 ? { groupSize: 2 } : {}),
       });
@@ -62,7 +66,7 @@ export class Shopping {
       const { id } = placed.body as { id: string };
       const told: Told = { token, paid: false };
       this.acknowledged.set(id, told);
-      if (askedMs >= this.#since) this.#firstAfter ??= performance.now() - this.#since;
+      if (askedMs >= this.#since && !this.#soldAfter.has(dealId)) this.#soldAfter.set(dealId, performance.now() - this.#since);
       const paid = await this.#insist(`/orders/${id}/pay`, token, { channel: "wallet" });
       if (paid?.status === 200) told.paid = true;
       else await this.#insist(`/orders/${id}/cancel`, token, {});
