@@ -30,16 +30,21 @@ export class Desk {
     this.#tries = new Tries(broker, tryWallets);
   }
 
-  /** Drives a payment that has just begun to its decision. Rejects with what its buyer is told when it is cancelled. */
+  /**
+   * Drives a payment to its decision, or waits for it where this process does already. Rejects with what its buyer is told when it is cancelled.
+   * Two processes that drive one payment do no harm: the wallet's barrier lets one Try in, its row has one decision, and whoever comes second is told
+   * of it. So one that stood still and goes on is only late.
+   */
   drive(payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> {
+    const underWay = this.#deciding.get(payment.id);
+    if (underWay) return underWay;
     const decided = this.#drive(payment, requestId).finally(() => this.#deciding.delete(payment.id));
     this.#deciding.set(payment.id, decided);
     return decided;
   }
 
-  /** The end of a payment somebody else began here; undefined where it is not this process that decides it. */
-  join(id: PaymentId): Promise<PaymentRow> | undefined {
-    return this.#deciding.get(id);
+  drives(id: PaymentId): boolean {
+    return this.#deciding.has(id);
   }
 
   async #drive(payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> {

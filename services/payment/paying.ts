@@ -58,8 +58,8 @@ const byChannel = ({ charges }: Till, { payment, begun }: Tried, channel: string
 
 async function fromWallet(till: Till, shard: Shard, { payment, begun }: Tried, requestId: string | undefined): Promise<PaymentRow> {
   if (payment.state !== "TRYING") return payment;
-  if (begun) return till.desk.drive(payment, requestId);
-  return till.desk.join(payment.id) ?? (await decidedElsewhere(till, shard, payment)) ?? takeOver(till, payment, requestId);
+  const elsewhere = begun || till.desk.drives(payment.id) ? undefined : await decidedElsewhere(till, shard, payment);
+  return elsewhere ?? till.desk.drive(payment, requestId);
 }
 
 /** Another node decides, or did until it died: its row says what became of it. Undefined while it is undecided. */
@@ -72,10 +72,3 @@ async function decidedElsewhere({ platform }: Till, shard: Shard, { id }: Paymen
   }
   return undefined;
 }
-
-/**
- * Two that drive one payment do no harm: the wallet's barrier lets one Try in, its row has one decision, and whoever comes second is told of it. So
- * one who stood still and goes on is only late.
- */
-const takeOver = ({ desk }: Till, payment: PaymentRow, requestId: string | undefined): Promise<PaymentRow> =>
-  desk.join(payment.id) ?? desk.drive(payment, requestId);
