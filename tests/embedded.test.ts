@@ -55,6 +55,14 @@ test("PostgreSQL listens on no port, and its settings are the durable ones", asy
   ]);
 });
 
+test("the log of half a million orders is made with the cluster, and is there again after a restart", async () => {
+  const files = (): number => readdirSync(join(dataDir, "postgres", "pg_wal")).filter((name) => /^[0-9A-F]{24}$/.test(name)).length;
+  assert.ok(files() >= 32, `${files()} files`);
+  await postgres.stop();
+  postgres = await startEmbeddedPostgres({ dataDir, log, onExit: (exit) => deaths.push(exit) });
+  assert.ok(files() >= 32, `${files()} files after a restart`);
+});
+
 test("missing databases are created once, and a name that needs quoting is refused", async () => {
   await postgres.ensureDatabases(["tuanbar_sh"]);
   await ask("tuanbar_sh", "create table kept (id int)");
