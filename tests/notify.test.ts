@@ -10,6 +10,7 @@ import { appendEvents, type NewEvent } from "../mixins/events.ts";
 import { rawHandlerOf } from "../mixins/raw-routes.ts";
 import { findIndexedOrders } from "../services/order/order-index.store.ts";
 import { streamEvents } from "../services/notify/notify.contract.ts";
+import { addNotifications, completeNotifications, type NewNotification } from "../services/notify/notify.store.ts";
 import { until } from "./support/journal.ts";
 import { caller, testNode, type TestNode } from "./support/node.ts";
 
@@ -183,6 +184,22 @@ describe("notifications", () => {
       "it goes on",
       async () => (await users().query({ name: "test/rows", text: "select 1 from notifications" })).length === before.length + 1,
     );
+  });
+
+  test("of a batch that is told again only what is missing is added, and only those whom it is for are nudged", async () => {
+    const notice = (userId: UserId, eventId: string): NewNotification => ({
+      ...{ userId, eventId, source: "told again", kind: "order.paid", data: {}, at: "2026-11-29T00:00:00Z" },
+    });
+    const add = (some: NewNotification[]): Promise<string[]> =>
+      users().addOrComplete(
+        (tx) => addNotifications(tx, some),
+        (tx) => completeNotifications(tx, some),
+      );
+    assert.deepEqual(await add([notice(ANNA, "1"), notice(BEN, "1")]), [ANNA, BEN]);
+    assert.deepEqual(await add([notice(ANNA, "1"), notice(BEN, "1"), notice(CLEO, "1"), notice(BEN, "2")]), [CLEO, BEN]);
+    assert.deepEqual(await add([notice(CLEO, "1")]), []);
+    const rows = await users().query({ name: "test/told-again", text: "select 1 from notifications where source = 'told again'" });
+    assert.equal(rows.length, 4);
   });
 
   test("one user has so many streams and no more, and a made-up Last-Event-ID is refused", async () => {

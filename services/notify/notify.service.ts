@@ -9,7 +9,7 @@ import { journalOf, type StoredEvent } from "../../mixins/journal.ts";
 import { platformOf } from "../../mixins/platform.ts";
 import { serveRaw, type RawRequest } from "../../mixins/raw-routes.ts";
 import { streamEvents } from "./notify.contract.ts";
-import { addNotifications, newestNotification, type NewNotification } from "./notify.store.ts";
+import { addNotifications, completeNotifications, newestNotification, type NewNotification } from "./notify.store.ts";
 import { Streams, type StreamSettings } from "./streams.ts";
 
 interface Vars {
@@ -49,7 +49,10 @@ async function tell(service: This, batch: readonly StoredEvent<TellingType>[]): 
   );
   const byDatabase = Map.groupBy(notifications, (notification) => platform.databaseOf(shardOf(notification.userId)));
   for (const [database, some] of byDatabase) {
-    const users = await database.transaction((tx) => addNotifications(tx, some));
+    const users = await database.addOrComplete(
+      (tx) => addNotifications(tx, some),
+      (tx) => completeNotifications(tx, some),
+    );
     if (users.length > 0) await service.broker.broadcast(TOLD, users);
   }
 }

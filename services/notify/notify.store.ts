@@ -28,11 +28,26 @@ const ADD: Statement = {
   text: `copy notifications (slot, user_id, source, event_id, kind, data, at) from stdin`,
 };
 /**
- * Adds what is not there yet, and returns whom it is for. Writers take turns until they have committed: ids are given in the order in which
- * they can be seen, so whoever has read up to one has missed none before it. That also makes the look before the insert as good as `on conflict do
- * nothing`, which writes a log record more a row.
+ * Adds them, and returns whom they are for. Writers take turns until they have committed: ids are given in the order in which they can be seen, so
+ * whoever has read up to one has missed none before it. Where one is there already its key refuses all of them. (`on conflict do nothing` writes a
+ * log record more a row.)
  */
 export async function addNotifications(tx: Writable, notifications: readonly NewNotification[]): Promise<string[]> {
+  await Promise.all([
+    tx.query(TURN),
+    // All slots at once: into the parent, which finds their partitions.
+    notifications.length > 0 &&
+      tx.copy(
+        ADD,
+        0,
+        notifications.map((n) => [slotOf(n.userId), n.userId, n.source, n.eventId, n.kind, JSON.stringify(n.data), n.at]),
+      ),
+  ]);
+  return [...new Set(notifications.map(({ userId }) => userId))];
+}
+
+/** Those of them that are not there. */
+export async function completeNotifications(tx: Writable, notifications: readonly NewNotification[]): Promise<string[]> {
   const keys = [
     notifications.map((n) => slotOf(n.userId)),
     notifications.map((n) => n.userId),
@@ -41,15 +56,10 @@ export async function addNotifications(tx: Writable, notifications: readonly New
   ];
   const [, known] = await Promise.all([tx.query(TURN), tx.query<{ at: number }>(KNOWN, keys)]);
   const old = new Set(known.map(({ at }) => at - 1));
-  const added = notifications.filter((_, at) => !old.has(at));
-  // All slots at once: into the parent, which finds their partitions.
-  if (added.length > 0)
-    await tx.copy(
-      ADD,
-      0,
-      added.map((n) => [slotOf(n.userId), n.userId, n.source, n.eventId, n.kind, JSON.stringify(n.data), n.at]),
-    );
-  return [...new Set(added.map(({ userId }) => userId))];
+  return addNotifications(
+    tx,
+    notifications.filter((_, at) => !old.has(at)),
+  );
 }
 
 export interface NotificationRow {

@@ -15,10 +15,7 @@ const KNOWN: Statement = {
 };
 const ADD: Statement = { name: "order-index/add", text: `copy order_index (slot, user_id, order_id) from stdin` };
 
-/**
- * Orders of many consumers, whatever their slots. The row is its own mark: events are told again after a crash, which is rare, so nobody looks before
- * it (half of what the index cost), and where one is there, or somebody else adds it at this moment, the key refuses all of them.
- */
+/** Orders of many consumers, whatever their slots. Where one is there, or somebody else adds it at this moment, the key refuses all of them. */
 export async function addToIndex(tx: Writable, orders: readonly IndexedOrder[]): Promise<void> {
   if (orders.length > 0)
     await tx.copy(
