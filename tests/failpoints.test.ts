@@ -99,10 +99,11 @@ test("transactions are opened by drains, and elsewhere only where other steps st
     "services/recon/stage.ts": "commit recon.stage",
     "services/recon/worker.ts": "commit recon.match",
   };
-  assert.deepEqual(places(/\.transaction\(|["'`]begin\b/, known), []);
+  const opened = /\.(transaction|addOrComplete)\(|["'`]begin\b/;
+  assert.deepEqual(places(opened, known), []);
   for (const path of Object.keys(known))
     assert.ok(
-      places(/\.transaction\(|["'`]begin\b/).some((place) => place.startsWith(path)),
+      places(opened).some((place) => place.startsWith(path)),
       path,
     );
   assert.deepEqual(places(/["'`]commit["'`]/, { "mixins/failpoints.ts": "both forms of it" }), []);
