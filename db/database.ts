@@ -251,7 +251,7 @@ export class Database implements Queryable {
 
   /**
    * For rows that are their own marks: nearly always none of them is there, so `add` does not look, and where a key refuses one, all are left out and
-   * `complete` adds those that are missing. The look was half of what such a row cost.
+   * `complete` adds those that are missing. The look was half of what an order in the index cost.
    */
   async addOrComplete<R>(add: (tx: Transaction) => Promise<R>, complete: (tx: Transaction) => Promise<R>): Promise<R> {
     return this.transaction(add).catch((error: unknown) => {

@@ -55,7 +55,7 @@ test("PostgreSQL listens on no port, and its settings are the durable ones", asy
   ]);
 });
 
-test("the log of half a million orders is made with the cluster, and is there again after a restart", async () => {
+test("512 MB of log are made with the cluster, and are there again after a restart", async () => {
   const files = (): number => readdirSync(join(dataDir, "postgres", "pg_wal")).filter((name) => /^[0-9A-F]{24}$/.test(name)).length;
   assert.ok(files() >= 32, `${files()} files`);
   await postgres.stop();

@@ -43,6 +43,7 @@ export class Desk {
     return decided;
   }
 
+  /** Whether it is this process that decides it. */
   drives(id: PaymentId): boolean {
     return this.#deciding.has(id);
   }

@@ -71,7 +71,7 @@ describe("a cluster whose servers fail under load", () => {
     return Math.round(performance.now() - startedMs);
   }
 
-  /** A process and its children (backends, workers of nginx), which are no group with it. The parent first: it can bear no more of them then. */
+  /** A process, and the backends of a PostgreSQL, which are no group with it. The parent first: it can bear no more of them then. */
   async function freeze(name: string): Promise<void> {
     const pid = await cluster.pidOf(name);
     process.kill(pid, "SIGSTOP");
