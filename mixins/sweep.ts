@@ -42,7 +42,7 @@ export function sweep(
   const once = async (database: Database): Promise<boolean> => {
     const slots = ownSlots(service.broker, due.act.name, database.city, platform.openSlots(database));
     if (slots.length === 0) return false;
-    const rows = await due.find(database, slots, ROWS_MAX);
+    const rows = await due.find(database.sweeping, slots, ROWS_MAX);
     const bySlot = Map.groupBy(rows, (row) => row.slot);
     await Promise.all(
       [...bySlot].map(([slot, some]) => call(service.broker, due.act, { city: database.city, slot, ids: some.map((row) => row.id as Id) })),
@@ -59,7 +59,7 @@ export function sweep(
   };
   const pause = (ms: number): Promise<void> => sleep(ms, undefined, { signal: stopping.signal }).catch(() => undefined);
   const run = async (): Promise<void> => {
-    // Each at a moment of its own: nine sweeps at once take all connections of a database, and every one of these then keeps the plans of all nine.
+    // Each at a moment of its own: they look one after the other (`Database.sweeping`).
     await pause(Math.random() * EVERY_MS);
     while (!stopping.signal.aborted) {
       await Promise.all([...platform.databases.values()].filter(({ city }) => platform.servesCity(city)).map(all));
