@@ -138,7 +138,7 @@ export class Database implements Queryable {
    * For what the clock looks up in all slots: one session, one look-up at a time. Nine sweeps of sixteen partitions leave 11 MB of plans in a session that
    * has met them all, and in time every session of the pool had: 45 MB of an idle installation.
    */
-  readonly sweeping: Queryable;
+  readonly sweeping: Queryable = { query: (statement, values) => this.sweep(statement, values) };
   readonly #pool: pg.Pool;
   readonly #sweeps: pg.Pool;
   readonly #lanes: readonly Lane[];
@@ -158,7 +158,6 @@ export class Database implements Queryable {
     this.url = options.url;
     this.#pool = makePool(options, CONNECTIONS_MAX);
     this.#sweeps = makePool(options, 1);
-    this.sweeping = { query: (statement, values) => this.#query(this.#sweeps, statement, values) };
     this.#lanes = Array.from({ length: options.lanes ?? LANES }, () => ({ pool: makePool(options, 1), last: Promise.resolve() }));
   }
 
@@ -193,6 +192,10 @@ export class Database implements Queryable {
 
   query<Row extends object>(statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
     return this.#query(this.#pool, statement, values);
+  }
+
+  protected sweep<Row extends object>(statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
+    return this.#query(this.#sweeps, statement, values);
   }
 
   async #query<Row extends object>(pool: pg.Pool, statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
