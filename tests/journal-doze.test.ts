@@ -231,7 +231,7 @@ describe("a relay whose database is quiet", () => {
       const mine = (committed[at] ??= []);
       for (let round = 0; round < TRANSACTIONS; round++) {
         await client.query("begin");
-        if (round % 10 === 0) await quiet();
+        if (round % 3 === 0) await quiet();
         const ids: string[] = [];
         for (let count = Math.random() * 3; count > 0; count--) ids.push(await insert(client, at, round));
         await sleep(Math.random() * 20);
@@ -281,7 +281,7 @@ describe("a relay whose database is quiet", () => {
     }
     await follow();
     t.diagnostic(`${cuts} cuts, ${advances} of them without a new id; ${committed.flat().length} events`);
-    assert.ok(advances >= TRANSACTIONS / 10);
+    assert.ok(advances > 50);
     // What comes behind the position that was read up to may come again.
     assert.deepEqual(
       read.map((ids) => [...new Set(ids)]),
