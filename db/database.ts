@@ -138,7 +138,7 @@ export class Database implements Queryable {
    * For what the clock looks up in all slots: one session, one look-up at a time. Nine sweeps of sixteen partitions leave 11 MB of plans in a session that
    * has met them all, and in time every session of the pool had: 45 MB of an idle installation.
    */
-  readonly sweeping: Queryable = { query: (statement, values) => this.sweep(statement, values) };
+  readonly sweeping: Queryable = { query: (statement, values) => this.send(this.#sweeps, statement, values) };
   readonly #pool: pg.Pool;
   readonly #sweeps: pg.Pool;
   readonly #lanes: readonly Lane[];
@@ -191,14 +191,11 @@ export class Database implements Queryable {
   }
 
   query<Row extends object>(statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
-    return this.#query(this.#pool, statement, values);
+    return this.send(this.#pool, statement, values);
   }
 
-  protected sweep<Row extends object>(statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
-    return this.#query(this.#sweeps, statement, values);
-  }
-
-  async #query<Row extends object>(pool: pg.Pool, statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
+  /** A statement that is a transaction of its own. */
+  protected async send<Row extends object>(pool: pg.Pool, statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     const client = await this.#connect(pool);
     try {
       const { rows } = await client.query<Row & pg.QueryResultRow>(asQuery(statement, values));

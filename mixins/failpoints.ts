@@ -147,16 +147,9 @@ class PassedDatabase extends Database {
     this.#around = around;
   }
 
-  override query<Row extends object>(statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
-    return this.#pass(statement, () => super.query<Row>(statement, values));
-  }
-
-  protected override sweep<Row extends object>(statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
-    return this.#pass(statement, () => super.sweep<Row>(statement, values));
-  }
-
-  #pass<R>({ name, text }: Statement, send: () => Promise<R>): Promise<R> {
-    return WRITES.test(text) ? this.#around(name, send) : send();
+  protected override send<Row extends object>(pool: pg.Pool, statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
+    const send = (): Promise<Row[]> => super.send<Row>(pool, statement, values);
+    return WRITES.test(statement.text) ? this.#around(statement.name, send) : send();
   }
 }
 
