@@ -14,8 +14,8 @@ import { startEmbeddedPostgres } from "../db/embedded.ts";
 const MEMORY = "/dev/shm";
 /** The tables of a million rows of tests/plans.test.ts, with their indexes. */
 const LARGEST_BYTES = 5 * 2 ** 30;
-/** A whole run takes eight minutes at most. */
-const RUN_MS = 25 * 60_000;
+/** A whole run takes eight minutes, and where everything is slow it has taken 25. */
+const RUN_MS = 40 * 60_000;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const ofCluster = process.argv[2] === "--cluster";

@@ -12,6 +12,7 @@ import { parseKeyspaces, type Keyspaces } from "../../db/keyspaces.ts";
 import { composeId, shardOf, type Id } from "../../domain/ids.ts";
 import { makeChannels } from "../../mixins/channels/index.ts";
 import { Failpoints } from "../../mixins/failpoints.ts";
+import { PUBLISHER } from "../../mixins/jetstream-publisher.ts";
 import { makeTokens } from "../../mixins/tokens.ts";
 import { makeNode, ROLES, SERVICES, type Node, type ServiceName } from "../../moleculer.config.ts";
 import { sign } from "../../simpay/signature.ts";
@@ -258,6 +259,17 @@ export class Town {
     const drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()";
     await this.everywhere(drop);
     await this.inUsers(drop);
+    await this.#deleteStreams();
+  }
+  /** NATS has lost the events, and a restored database knows only of an older day's marks: nothing that was told counts as told. Alone there is none. */
+  async loseStreams(): Promise<void> {
+    if (this.#between === undefined) return;
+    const forget = `update relay_marks set event_id = 0 where consumer <> '${PUBLISHER}'`;
+    await this.everywhere(forget);
+    await this.inUsers(forget);
+    await this.#deleteStreams();
+  }
+  async #deleteStreams(): Promise<void> {
     await this.#between?.nats.ask(async (connection) => {
       const { streams } = await connection.jetstreamManager();
       for await (const { config } of streams.list()) await streams.delete(config.name);

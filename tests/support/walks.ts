@@ -177,6 +177,17 @@ export const WALKS: readonly Walk[] = [
     },
   },
   {
+    name: "somebody buys while the way that events travel is lost, and finds the order among his own",
+    async walk(town) {
+      await town.loseStreams();
+      const made = await bought(town);
+      await town.becomes(async () => {
+        const { items } = await town.ask<{ items: { id: Id }[] }>("GET", "/orders", made.as);
+        assert.equal(items.length, 1);
+      });
+    },
+  },
+  {
     name: "somebody has not got the money, and gives the order up",
     async walk(town) {
       const made = await order(town, await town.person(100));
