@@ -261,13 +261,27 @@ export class Town {
     await this.inUsers(drop);
     await this.#deleteStreams();
   }
-  /** NATS has lost the events, and a restored database knows only of an older day's marks: nothing that was told counts as told. Alone there is none. */
+  /**
+   * NATS has lost the events, and a restored database knows only of an older day's marks: nothing that was told counts as told. Twice, because a batch
+   * that was on its way when the streams went moves its marks. Alone there is no NATS.
+   */
   async loseStreams(): Promise<void> {
     if (this.#between === undefined) return;
-    const forget = `update relay_marks set event_id = 0 where consumer <> '${PUBLISHER}'`;
-    await this.everywhere(forget);
-    await this.inUsers(forget);
+    const forget = (): Promise<unknown> => this.#ofMarks("update relay_marks set event_id = 0 where");
+    await forget();
     await this.#deleteStreams();
+    await forget();
+  }
+  /** Everybody has read again what `loseStreams` made them forget. */
+  async readAgain(): Promise<void> {
+    if (this.#between !== undefined)
+      await this.becomes(async () =>
+        assert.deepEqual(await this.#ofMarks("select consumer, slot from relay_marks where event_id = 0 and"), []),
+      );
+  }
+  async #ofMarks(statement: string): Promise<object[]> {
+    const text = `${statement} consumer <> '${PUBLISHER}'`;
+    return (await Promise.all([this.everywhere(text), this.inUsers(text)])).flat();
   }
   async #deleteStreams(): Promise<void> {
     await this.#between?.nats.ask(async (connection) => {

@@ -185,6 +185,7 @@ export const WALKS: readonly Walk[] = [
         const { items } = await town.ask<{ items: { id: Id }[] }>("GET", "/orders", made.as);
         assert.equal(items.length, 1);
       });
+      await town.readAgain();
     },
   },
   {
