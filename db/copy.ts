@@ -1,28 +1,5 @@
-/** COPY within a pipeline: rows of values in PostgreSQL's text format, sent without waiting to be asked for. */
-import pg from "pg";
-
-/** What a column is given; bytes as `\\x…`. */
+/** What a column is given by COPY; bytes as `\\x…`. */
 export type CopyValue = string | number | bigint | boolean | Date | null | undefined;
-
-/** Its data leave with it, before the server has asked for them: where it does not ask, it drops them. So a pipeline does not wait. */
-export class CopyIn extends pg.Query {
-  override readonly submit: (connection: pg.Connection) => void;
-
-  constructor(text: string, data: Buffer, callback: (error: Error | undefined) => void) {
-    super({ text });
-    Object.assign(this, { callback });
-    this.submit = (connection) => {
-      const wire = connection as pg.Connection & { sendCopyFromChunk(chunk: Buffer): void; endCopyFrom(): void };
-      wire.query(text);
-      wire.sendCopyFromChunk(data);
-      wire.endCopyFrom();
-    };
-  }
-
-  handleCopyInResponse(): void {
-    // They are on their way.
-  }
-}
 
 /** PostgreSQL's text format: a line a row, a tab between columns. The rows of a batch share their moments: each is written out once. */
 export function copyText(rows: readonly (readonly CopyValue[])[]): Buffer {

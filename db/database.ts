@@ -3,14 +3,14 @@
  * once a connection; values are parameters, never part of the text.
  */
 import { availableParallelism } from "node:os";
-import type { Socket } from "node:net";
 import pg from "pg";
 import { COMMON_ERRORS } from "../domain/common-errors.ts";
 import { refusal } from "../domain/error.ts";
 import { invariant } from "../domain/invariant.ts";
 import { SLOT_COUNT } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { CopyIn, copyText, type CopyValue } from "./copy.ts";
+import { type Asked, Burst, parameter } from "./burst.ts";
+import { copyText, type CopyValue } from "./copy.ts";
 
 /**
  * One statement has one name and one text: the name is how PostgreSQL finds its prepared plan. `orders_$1` in a text is the partition of the
@@ -58,23 +58,6 @@ export function inSlot(statement: Statement, values: readonly unknown[]): Statem
 const PARTITION = /_\$1\b/g;
 /** Texts by slot, of statements that name a partition: they are constants of their modules, sixteen texts each at most. */
 const variants = new WeakMap<Statement, Statement[] | "none">();
-
-/** A statement with its values, as `pg` takes it. */
-function asQuery(statement: Statement, values: readonly unknown[]): pg.QueryConfig {
-  const { name, text } = inSlot(statement, values);
-  return { name, text, values: values.map((value) => (Array.isArray(value) ? arrayText(value) : value)) };
-}
-
-/**
- * PostgreSQL's text of a list of keys, made whole: `pg` looks at each element with two regular expressions, and a drain sends half a dozen lists of a
- * hundred keys (2 kB of garbage an order). Lists with anything else in them are left to it.
- */
-function arrayText(items: readonly unknown[]): unknown {
-  if (items.length === 0) return "{}";
-  if (!items.every((item) => typeof item === "string" || typeof item === "number") || QUOTED.test(items.join(""))) return items;
-  return `{"${items.join('","')}"}`;
-}
-const QUOTED = /["\\]/;
 
 /**
  * These connections run short statements by key and nothing else, so scans and hashes of whole tables are priced out. A plan is made once and kept
@@ -198,7 +181,7 @@ export class Database implements Queryable {
   protected async send<Row extends object>(pool: pg.Pool, statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     const client = await this.#connect(pool);
     try {
-      const { rows } = await client.query<Row & pg.QueryResultRow>(asQuery(statement, values));
+      const rows = await ask<Row>(statement, values, (asked) => client.query(new Burst([asked])));
       client.release();
       return rows;
     } catch (error) {
@@ -225,8 +208,7 @@ export class Database implements Queryable {
     const tx = new Transaction(client);
     let result: R;
     try {
-      sendTogether(client);
-      const begun = client.query("begin");
+      const begun = tx.query(BEGIN);
       begun.catch(() => undefined); // its failure reaches the caller through the first statement behind it
       result = await work(tx);
       await begun;
@@ -243,7 +225,6 @@ export class Database implements Queryable {
       const cause = tx.causeOf(error);
       throw lost ? unavailable(this.name, error) : isFenced(cause) ? moving() : cause;
     }
-    sendTogether(client);
     const committing = client.query("commit");
     // What the next transaction sends waits behind it on the same connection; where that breaks, both learn of it.
     client.release();
@@ -336,8 +317,11 @@ export interface Begun {
   readonly atMs: number;
 }
 
+const BEGIN: Statement = { name: "database/begin", text: "begin" };
+
 export class Transaction implements Writable {
   readonly #client: pg.PoolClient;
+  #asked: Asked[] = [];
   /** Once a drain has asked for it. */
   begun: Begun | undefined;
   #ended = false;
@@ -357,19 +341,26 @@ export class Transaction implements Writable {
 
   async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
-    sendTogether(this.#client);
-    const asked = this.#client.query<Row & pg.QueryResultRow>(asQuery(statement, values));
-    return (await asked.catch((error: unknown) => this.#fail(error))).rows;
+    return ask<Row>(statement, values, (asked) => this.#send(asked)).catch((error: unknown) => this.#fail(error));
   }
 
   async copy(statement: Statement, slot: number, rows: readonly (readonly CopyValue[])[]): Promise<void> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
-    sendTogether(this.#client);
-    const { text } = inSlot(statement, [slot]);
-    const copied = new Promise<void>((resolve, reject) => {
-      this.#client.query(new CopyIn(text, copyText(rows), (error) => (error ? reject(error) : resolve())));
+    const copied = new Promise<unknown>((resolve, reject) => {
+      this.#send({ ...inSlot(statement, [slot]), values: [], rows: copyText(rows), resolve, reject });
     });
     await copied.catch((error: unknown) => this.#fail(error));
+  }
+
+  /** What is asked in one turn of the event loop leaves together: a drain sends a dozen statements in two bursts. */
+  #send(asked: Asked): void {
+    if (this.#asked.push(asked) > 1) return;
+    process.nextTick(() => {
+      const together = this.#asked;
+      this.#asked = [];
+      if (!this.#ended) this.#client.query(new Burst(together));
+      else for (const { name, reject } of together) reject(new Error(`${name} came with the end of its transaction`));
+    });
   }
 
   #fail(error: unknown): never {
@@ -383,13 +374,12 @@ export class Transaction implements Writable {
   }
 }
 
-/** What a connection is given in one turn of the event loop leaves in one write: a drain sends a dozen statements in two bursts. */
-function sendTogether(client: pg.PoolClient): void {
-  const { stream } = (client as unknown as { readonly connection: { readonly stream: Socket } }).connection;
-  if (stream.writableCorked > 0) return;
-  stream.cork();
-  process.nextTick(() => stream.uncork());
-}
+/** Asks by `send` for a statement with its values. */
+const ask = <Row extends object>(statement: Statement, values: readonly unknown[], send: (asked: Asked) => void): Promise<Row[]> =>
+  new Promise((resolve, reject) => {
+    const { name, text } = inSlot(statement, values);
+    send({ name, text, values: values.map(parameter), resolve: (rows) => resolve(rows as Row[]), reject });
+  });
 
 /** SQLSTATE of an error of PostgreSQL; undefined for any other. */
 export const sqlState = (error: unknown): string | undefined => (error instanceof pg.DatabaseError ? error.code : undefined);
