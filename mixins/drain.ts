@@ -41,9 +41,12 @@ export type DrainFunction<I, O> = (work: Work, inputs: readonly I[]) => Promise<
 
 const OPEN: Statement = {
   name: "drain/open",
-  text: `select extract(epoch from now()) * 1000 as now_ms, pg_current_xact_id()::text as xid, mint_ids($1, $2, $3) as ids`,
+  text: `select extract(epoch from now()) * 1000 as now_ms, pg_current_xact_id()::text as xid, array_to_string(mint_ids($1, $2, $3), ',') as ids`,
 };
-const MINT: Statement = { name: "drain/mint", text: `select mint_ids($1, $2, $3) as ids` };
+const MINT: Statement = { name: "drain/mint", text: `select array_to_string(mint_ids($1, $2, $3), ',') as ids` };
+
+/** As text: the driver takes a list apart letter by letter. */
+const idsIn = (text: string): Id[] => text.split(",") as Id[];
 
 /** A command may carry a list (a phase of many payments), and each item may want an id: a second trip to mint costs more than ids nobody takes. */
 const IDS_AHEAD_MIN = 64;
@@ -149,10 +152,10 @@ const settleAll = (commands: readonly Command[], error: Error): void => {
 function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: (() => void)[]): { work: Work; opened: Promise<Date> } {
   let ids: Id[] = [];
   const open = async (): Promise<Date> => {
-    const [row] = await tx.query<{ now_ms: string; xid: string; ids: Id[] }>(OPEN, [shard.city, shard.slot, idsAhead]);
+    const [row] = await tx.query<{ now_ms: string; xid: string; ids: string }>(OPEN, [shard.city, shard.slot, idsAhead]);
     invariant(row !== undefined, "a select without from gives a row");
     tx.begun = { xid: row.xid, atMs: Number(row.now_ms) };
-    ids = row.ids;
+    ids = idsIn(row.ids);
     return new Date(Number(row.now_ms));
   };
   const opened = open();
@@ -165,8 +168,8 @@ function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: 
     async mint(count) {
       await opened;
       while (ids.length < count) {
-        const [minted] = await tx.query<{ ids: Id[] }>(MINT, [shard.city, shard.slot, count - ids.length + idsAhead]);
-        ids = ids.concat(minted?.ids ?? []);
+        const [minted] = await tx.query<{ ids: string }>(MINT, [shard.city, shard.slot, count - ids.length + idsAhead]);
+        ids = ids.concat(idsIn(minted?.ids ?? ""));
       }
       const taken = ids.slice(0, count);
       ids = ids.slice(count);
