@@ -14,7 +14,7 @@ export interface Asked {
   readonly text: string;
   readonly values: readonly Parameter[];
   /** Rows of a COPY. They leave with it, before the server has asked for them: where it does not ask, it drops them. */
-  readonly rows?: Buffer;
+  readonly rows?: Buffer | undefined;
   readonly resolve: (rows: object[]) => void;
   readonly reject: (error: Error) => void;
 }
@@ -52,7 +52,8 @@ export class Burst extends pg.Query {
   #at = 0;
   #rows: object[] = [];
   #unreadable: Error | undefined;
-  #known = new Map<string, Prepared>();
+  /** Of each that is asked, its statement. */
+  readonly #statements: Prepared[] = [];
   override readonly submit: (connection: pg.Connection) => void;
 
   constructor(asked: readonly Asked[]) {
@@ -64,21 +65,24 @@ export class Burst extends pg.Query {
   /** What it returns is what `pg` fails it with. */
   #send(wire: Wire): Error | null {
     const known = prepared.get(wire) ?? new Map<string, Prepared>();
-    prepared.set(wire, (this.#known = known));
+    prepared.set(wire, known);
     const wrong = this.#asked.find(({ name, text }) => name !== "" && (known.get(name)?.text ?? text) !== text);
     if (wrong) return new Error(`${wrong.name} is the name of two statements`);
     wire.stream.cork();
     for (const { name, text, values, rows } of this.#asked) {
       // One without a name is the connection's until the next without.
-      const columns = name === "" ? undefined : known.get(name)?.columns;
-      if (columns === undefined) {
+      const old = name === "" ? undefined : known.get(name);
+      const isNew = old?.columns === undefined;
+      const statement = isNew ? { text, columns: undefined } : old;
+      this.#statements.push(statement);
+      if (isNew) {
         // It may be there, of a burst that has failed or is not answered yet; closing what is not there is no error.
         wire.close({ type: "S", name });
         wire.parse({ name, text });
-        known.set(name, { text, columns });
+        known.set(name, statement);
       }
       wire.bind({ statement: name, values });
-      if (columns === undefined) wire.describe({ type: "P" });
+      if (isNew) wire.describe({ type: "P" });
       wire.execute(undefined);
       if (rows === undefined) continue;
       wire.sendCopyFromChunk(rows);
@@ -92,12 +96,12 @@ export class Burst extends pg.Query {
   handleRowDescription({ fields }: { readonly fields: unknown }): void {
     const columns = new pg.Result("", pg.types) as unknown as Columns;
     columns.addFields(fields);
-    const own = this.#known.get(this.#asked[this.#at]?.name ?? "");
-    if (own) own.columns = columns;
+    const statement = this.#statements[this.#at];
+    if (statement) statement.columns = columns;
   }
 
   handleDataRow({ fields }: { readonly fields: readonly (string | null)[] }): void {
-    const columns = this.#known.get(this.#asked[this.#at]?.name ?? "")?.columns;
+    const columns = this.#statements[this.#at]?.columns;
     try {
       if (columns) this.#rows.push(columns.parseRow(fields));
     } catch (error) {
@@ -106,9 +110,9 @@ export class Burst extends pg.Query {
   }
 
   handleCommandComplete(): void {
+    const statement = this.#statements[this.#at];
+    if (statement) statement.columns ??= null;
     const done = this.#asked[this.#at++];
-    const own = this.#known.get(done?.name ?? "");
-    if (own) own.columns ??= null;
     if (this.#unreadable) done?.reject(this.#unreadable);
     else done?.resolve(this.#rows);
     this.#rows = [];

@@ -9,7 +9,7 @@ import { refusal } from "../domain/error.ts";
 import { invariant } from "../domain/invariant.ts";
 import { SLOT_COUNT } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Asked, Burst, parameter } from "./burst.ts";
+import { type Asked, Burst, parameter, type Parameter } from "./burst.ts";
 import { copyText, type CopyValue } from "./copy.ts";
 
 /**
@@ -181,7 +181,7 @@ export class Database implements Queryable {
   protected async send<Row extends object>(pool: pg.Pool, statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     const client = await this.#connect(pool);
     try {
-      const rows = await ask<Row>(statement, values, (asked) => client.query(new Burst([asked])));
+      const rows = await ask<Row>((asked) => client.query(new Burst([asked])), inSlot(statement, values), values.map(parameter));
       client.release();
       return rows;
     } catch (error) {
@@ -340,16 +340,16 @@ export class Transaction implements Writable {
   }
 
   async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
-    if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
-    return ask<Row>(statement, values, (asked) => this.#send(asked)).catch((error: unknown) => this.#fail(error));
+    return this.#ask<Row>(inSlot(statement, values), values.map(parameter));
   }
 
   async copy(statement: Statement, slot: number, rows: readonly (readonly CopyValue[])[]): Promise<void> {
+    await this.#ask(inSlot(statement, [slot]), [], copyText(rows));
+  }
+
+  #ask<Row extends object>(statement: Statement, values: readonly Parameter[], rows?: Buffer): Promise<Row[]> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
-    const copied = new Promise<unknown>((resolve, reject) => {
-      this.#send({ ...inSlot(statement, [slot]), values: [], rows: copyText(rows), resolve, reject });
-    });
-    await copied.catch((error: unknown) => this.#fail(error));
+    return ask<Row>((asked) => this.#send(asked), statement, values, rows).catch((error: unknown) => this.#fail(error));
   }
 
   /** What is asked in one turn of the event loop leaves together: a drain sends a dozen statements in two bursts. */
@@ -374,11 +374,15 @@ export class Transaction implements Writable {
   }
 }
 
-/** Asks by `send` for a statement with its values. */
-const ask = <Row extends object>(statement: Statement, values: readonly unknown[], send: (asked: Asked) => void): Promise<Row[]> =>
+/** `statement` as it is sent. */
+const ask = <Row extends object>(
+  send: (asked: Asked) => void,
+  { name, text }: Statement,
+  values: readonly Parameter[],
+  rows?: Buffer,
+): Promise<Row[]> =>
   new Promise((resolve, reject) => {
-    const { name, text } = inSlot(statement, values);
-    send({ name, text, values: values.map(parameter), resolve: (rows) => resolve(rows as Row[]), reject });
+    send({ name, text, values, rows, resolve: (found) => resolve(found as Row[]), reject });
   });
 
 /** SQLSTATE of an error of PostgreSQL; undefined for any other. */

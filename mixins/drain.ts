@@ -169,7 +169,8 @@ function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: 
       await opened;
       while (ids.length < count) {
         const [minted] = await tx.query<{ ids: string }>(MINT, [shard.city, shard.slot, count - ids.length + idsAhead]);
-        ids = ids.concat(idsIn(minted?.ids ?? ""));
+        invariant(minted !== undefined, "a select without from gives a row");
+        ids = ids.concat(idsIn(minted.ids));
       }
       const taken = ids.slice(0, count);
       ids = ids.slice(count);

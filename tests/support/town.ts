@@ -63,6 +63,9 @@ const DUE = [
   ),
 ];
 
+/** Of marks: those who are told, not the relay that publishes. */
+const LISTENS = `consumer <> '${PUBLISHER}'`;
+
 /** What the nodes of a cluster share besides databases. */
 interface Between {
   readonly nats: TestNats;
@@ -250,15 +253,20 @@ export class Town {
     return this.#query<Row>(this.#routed.databaseOf(shardOf(id)) ?? "", text, [slot, id]);
   }
   /** In every city. */
-  async everywhere<Row extends pg.QueryResultRow>(text: string): Promise<Row[]> {
-    const cities = this.#routed.databases().filter(({ keyspace }) => keyspace.kind === "city");
-    return (await Promise.all(cities.map(({ name }) => this.#query<Row>(name, text, [])))).flat();
+  everywhere<Row extends pg.QueryResultRow>(text: string): Promise<Row[]> {
+    return this.#inAll<Row>(text, ({ keyspace }) => keyspace.kind === "city");
+  }
+  async #inAll<Row extends pg.QueryResultRow>(
+    text: string,
+    of: (database: ReturnType<Keyspaces["databases"]>[number]) => boolean = () => true,
+  ): Promise<Row[]> {
+    const some = this.#routed.databases().filter(of);
+    return (await Promise.all(some.map(({ name }) => this.#query<Row>(name, text, [])))).flat();
   }
   /** The ways that events travel: slots of replication and JetStream's streams. Fails while the server of a killed connection still holds one. */
   async loseWays(): Promise<void> {
     const drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()";
-    await this.everywhere(drop);
-    await this.inUsers(drop);
+    await this.#inAll(drop);
     await this.#deleteStreams();
   }
   /**
@@ -267,7 +275,7 @@ export class Town {
    */
   async loseStreams(): Promise<void> {
     if (this.#between === undefined) return;
-    const forget = (): Promise<unknown> => this.#ofMarks("update relay_marks set event_id = 0 where");
+    const forget = (): Promise<unknown> => this.#inAll(`update relay_marks set event_id = 0 where ${LISTENS}`);
     await forget();
     await this.#deleteStreams();
     await forget();
@@ -276,12 +284,8 @@ export class Town {
   async readAgain(): Promise<void> {
     if (this.#between !== undefined)
       await this.becomes(async () =>
-        assert.deepEqual(await this.#ofMarks("select consumer, slot from relay_marks where event_id = 0 and"), []),
+        assert.deepEqual(await this.#inAll(`select consumer, slot from relay_marks where event_id = 0 and ${LISTENS}`), []),
       );
-  }
-  async #ofMarks(statement: string): Promise<object[]> {
-    const text = `${statement} consumer <> '${PUBLISHER}'`;
-    return (await Promise.all([this.everywhere(text), this.inUsers(text)])).flat();
   }
   async #deleteStreams(): Promise<void> {
     await this.#between?.nats.ask(async (connection) => {

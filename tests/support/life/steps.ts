@@ -10,6 +10,7 @@ export type Command = fc.AsyncCommand<Life, Bar>;
 
 /** Every answer that was ever given to a kind of step: a life in which nothing happens proves nothing. */
 export const reached = new Map<string, number>();
+const count = (key: string): void => void reached.set(key, (reached.get(key) ?? 0) + 1);
 
 /** What says nothing of the request, only of the moment. */
 const LATER: ReadonlySet<string> = new Set(["OVERLOADED", "TIMEOUT", "UNAVAILABLE"]);
@@ -37,7 +38,7 @@ export abstract class Step implements Command {
     for (let tries = 1; ; tries++) {
       const said = await this.ask(life, bar, key);
       if (!LATER.has(said) || tries === TRIES_MAX) return said;
-      this.#count(said);
+      count(`${this.constructor.name} ${said}`);
       await bar.recover();
     }
   }
@@ -45,11 +46,7 @@ export abstract class Step implements Command {
     assert.equal(said, this.expect(life, said), `${this.toString()} is answered`);
     await this.follow(life, bar);
     assert.deepEqual(life.differences(await bar.look(), false), [], `after ${this.toString()}`);
-    this.#count(said);
-  }
-  #count(said: string): void {
-    const key = `${this.constructor.name} ${said.replace(/\d+/, "#")}`;
-    reached.set(key, (reached.get(key) ?? 0) + 1);
+    count(`${this.constructor.name} ${said.replace(/\d+/, "#")}`);
   }
   abstract toString(): string;
 }
@@ -415,7 +412,7 @@ export class Crash implements Command {
     await lost;
     await bar.recover();
     await this.during.end(life, bar, await this.during.insist(life, bar, key));
-    reached.set("Crash", (reached.get("Crash") ?? 0) + 1);
+    count("Crash");
   }
   toString(): string {
     return `Crash(${this.during.toString()}, ${this.afterMs} ms)`;
