@@ -60,6 +60,8 @@ export class Mailbox {
   /** Held: nothing is drained. Commands wait for a while (`timer`), then they are refused. */
   #held: { timer: NodeJS.Timeout | undefined } | undefined;
   #lastBatch = 0;
+  /** Outcomes of this turn, told in the next. */
+  readonly #told: (() => void)[] = [];
 
   constructor(
     shard: Shard,
@@ -104,11 +106,21 @@ export class Mailbox {
         deadlineMs: enqueuedMs + options.timeoutMs,
         enqueuedMs,
         traced: options.traced,
-        // In the next turn: the batch that waits has sent its first statements by then, and PostgreSQL works while the answers are written.
-        settle: (outcome) => void setImmediate(() => (outcome instanceof Error ? reject(outcome) : resolve(outcome as O))),
+        settle: (outcome) => this.#tell(() => (outcome instanceof Error ? reject(outcome) : resolve(outcome as O))),
       });
       if (options.merchantId !== undefined) this.#byMerchant.set(options.merchantId, (this.#byMerchant.get(options.merchantId) ?? 0) + 1);
       this.#wake();
+    });
+  }
+
+  /**
+   * In the next turn: the batch that waits has sent its statements by then, and PostgreSQL works while the answers are written. A whole batch in
+   * one: what it wakes goes on together, and its answers leave the gateway together.
+   */
+  #tell(settle: () => void): void {
+    if (this.#told.push(settle) > 1) return;
+    setImmediate(() => {
+      for (const one of this.#told.splice(0)) one();
     });
   }
 
