@@ -7,9 +7,6 @@
  */
 import type { StoredEvent } from "./stored-event.ts";
 
-/** Done rows are cut off in chunks: `splice` at the front moves the rest. */
-const CUT_MIN = 1_024;
-
 /** A reader's place: the number of the next event it has not handled; undefined while it reads the table and holds nothing back. */
 export interface Reader {
   position: number | undefined;
@@ -18,7 +15,7 @@ export interface Reader {
 export class Window {
   readonly #readers: readonly Reader[];
   readonly #areVisible: (transactions: readonly number[]) => Promise<boolean>;
-  #events: StoredEvent[] = [];
+  readonly #events: StoredEvent[] = [];
   /** The number of the first event kept. */
   #start = 0;
   /** Ends of transactions not confirmed yet: the position in the log, and the number of the event behind the transaction's last. */
@@ -95,13 +92,9 @@ export class Window {
     if (last && last.log > this.#confirmable) this.#confirmable = last.log;
     // With nothing under way the log before the server's own position holds nothing for us, whoever wrote it.
     if (this.#commits.length === 0 && !this.#open && this.#idle > this.#confirmable) this.#confirmable = this.#idle;
-    if (slowest === this.end) {
-      this.#events = [];
-      this.#start = slowest;
-    } else if (slowest - this.#start >= CUT_MIN) {
-      this.#events.splice(0, slowest - this.#start);
-      this.#start = slowest;
-    }
+    // At once: an event that is kept past two collections of young garbage is old garbage, of which there were 13 MB a second.
+    this.#events.splice(0, slowest - this.#start);
+    this.#start = slowest;
     return this.#confirmable;
   }
 

@@ -67,6 +67,20 @@ describe("a mailbox", () => {
     await Promise.all(second);
     assert.deepEqual(drained, [2, 3]);
   });
+  test("tells a whole batch before anything else goes on", async () => {
+    const { post, batch } = gated();
+    let told = 0;
+    let toldAtEnd: number | undefined;
+    const posts = ["a", "b", "c"].map((input) =>
+      post(input).then(() => {
+        if (told++ === 0) process.nextTick(() => (toldAtEnd = told));
+      }),
+    );
+    (await batch(0)).release();
+    await Promise.all(posts);
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(toldAtEnd, 3);
+  });
   test("waiting for its turn, it takes along whatever comes until then; without anywhere to drain to, everybody is told", async () => {
     const turn = Promise.withResolvers<void>();
     const batches: unknown[][] = [];
