@@ -92,7 +92,7 @@ export class Window {
     if (last && last.log > this.#confirmable) this.#confirmable = last.log;
     // With nothing under way the log before the server's own position holds nothing for us, whoever wrote it.
     if (this.#commits.length === 0 && !this.#open && this.#idle > this.#confirmable) this.#confirmable = this.#idle;
-    // At once: an event that is kept past two collections of young garbage is old garbage, of which there were 13 MB a second.
+    // At once: an event that is kept past two collections of young garbage is old garbage, of which there were 10 MB a second.
     this.#events.splice(0, slowest - this.#start);
     this.#start = slowest;
     return this.#confirmable;
