@@ -135,7 +135,7 @@ export class Exchange {
 
 /**
  * What is answered in one turn leaves at its end, one behind the other. A batch of orders is answered in one turn; with each answer written as it was
- * made, a client on the next core had read it before the next was there, slept, and was woken again, for which the writer pays: a fifth of what
+ * made, a client on the next core had read it before the next was there, slept, and was woken again, for which the writer pays: a sixth of what
  * this process burnt were those writes. Refusals do not wait: those of a deal that is sold out come one a turn, 30,000 a second.
  */
 function leave(res: ServerResponse, body: string | Buffer): void {
