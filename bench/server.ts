@@ -10,6 +10,7 @@ import { migrate } from "../db/migrate.ts";
 import { makeDatabases } from "../db/new-databases.ts";
 import { makeNode, SERVICES } from "../moleculer.config.ts";
 import { openDataDir } from "../scripts/data-dir.ts";
+import { giveGarbageRoom } from "../scripts/garbage.ts";
 import { readSettings } from "../scripts/settings.ts";
 import { variant, VARIANTS } from "./variants/index.ts";
 
@@ -17,6 +18,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const name = VARIANTS.find((one) => one === process.argv[2]);
 if (name === undefined) throw new Error(`usage: node bench/server.ts <${VARIANTS.join("|")}>`);
 
+giveGarbageRoom();
 const settings = readSettings();
 const dataDir = openDataDir(settings.dataDir);
 const postgres = await startEmbeddedPostgres({ dataDir: dataDir.path, log: (line) => process.stderr.write(`${line}\n`) });

@@ -8,8 +8,6 @@ import { existsSync, readFileSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "../db/embedded.ts";
 import { displayName, KeyspacesError, loadKeyspaces, saveKeyspaces, type Keyspaces } from "../db/keyspaces.ts";
 import { migrate, MigrationError } from "../db/migrate.ts";
@@ -21,6 +19,7 @@ import { makeNode, SERVICES, type Node } from "../moleculer.config.ts";
 import { ManifestError } from "../regions/registry.ts";
 import { loadSamples } from "../samples/load.ts";
 import { openDataDir, type DataDir } from "./data-dir.ts";
+import { collectGarbage, giveGarbageRoom } from "./garbage.ts";
 import { readSettings, type ClusterSettings, type Settings } from "./settings.ts";
 import { startSimpayBeside } from "./simpay-beside.ts";
 import { StartError } from "./start-error.ts";
@@ -40,24 +39,11 @@ const goOn = (): void => {
 };
 
 async function main(): Promise<void> {
-  setFlagsFromString(GARBAGE_ROOM);
+  giveGarbageRoom();
   const settings = readSettings(process.env, { local });
   await portIsFree(settings);
   await (settings.cluster === undefined ? alone(settings) : clusterNode(settings, settings.cluster));
   collectGarbage();
-}
-
-/**
- * The old generation is collected when it has doubled. V8 by itself chooses anew each time: in a stampede on one deal a third more, and a collection a
- * second, whose marking beside burns a twelfth of two cores and gets in the way of everything; in lives of groups so much more that the process held
- * 600 MB where it holds 450 now.
- */
-const GARBAGE_ROOM = "--heap-growing-percent=100";
-
-/** Starting leaves 60 MB of garbage and of room for more, which an idle process keeps: it may not come to a full collection for hours. */
-function collectGarbage(): void {
-  setFlagsFromString("--expose-gc");
-  (runInNewContext("gc") as () => void)();
 }
 
 /** One node of a cluster keeps nothing on its own disk: its secrets are given, its data are the database servers'. */
