@@ -15,7 +15,8 @@ export interface Asked {
   readonly values: readonly Parameter[];
   /** Rows of a COPY. They leave with it, before the server has asked for them: where it does not ask, it drops them. */
   readonly rows?: Buffer | undefined;
-  readonly resolve: (rows: object[]) => void;
+  /** With the rows it returned, and how many it changed. */
+  readonly resolve: (rows: object[], changed: number) => void;
   readonly reject: (error: Error) => void;
 }
 
@@ -109,12 +110,12 @@ export class Burst extends pg.Query {
     }
   }
 
-  handleCommandComplete(): void {
+  handleCommandComplete({ text }: { readonly text: string }): void {
     const statement = this.#statements[this.#at];
     if (statement) statement.columns ??= null;
     const done = this.#asked[this.#at++];
     if (this.#unreadable) done?.reject(this.#unreadable);
-    else done?.resolve(this.#rows);
+    else done?.resolve(this.#rows, Number(text.slice(text.lastIndexOf(" ") + 1)));
     this.#rows = [];
     this.#unreadable = undefined;
   }

@@ -26,8 +26,10 @@ export interface Queryable {
   query<Row extends object>(statement: Statement, values?: readonly unknown[]): Promise<Row[]>;
 }
 
-/** What is written in a transaction: statements, and rows that are only added. */
+/** What is written in a transaction: rows that are changed, and rows that are only added. */
 export interface Writable extends Queryable {
+  /** Tells how many rows it changed, by PostgreSQL's own count: a row that comes back costs this process a microsecond and a half to read. */
+  change(statement: Statement, values: readonly unknown[]): Promise<number>;
   /**
    * Adds rows by `copy … from stdin`, a text whose columns are those of `rows`; into the partition of `slot` where it names one. A page of rows is one
    * record of the log and no plan is run, where an insert logs each row by itself, and every record is read by five relays: 1.9 µs each.
@@ -181,7 +183,7 @@ export class Database implements Queryable {
   protected async send<Row extends object>(pool: pg.Pool, statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
     const client = await this.#connect(pool);
     try {
-      const rows = await ask<Row>((asked) => client.query(new Burst([asked])), inSlot(statement, values), values.map(parameter));
+      const { rows } = await ask<Row>((asked) => client.query(new Burst([asked])), inSlot(statement, values), values.map(parameter));
       client.release();
       return rows;
     } catch (error) {
@@ -340,14 +342,18 @@ export class Transaction implements Writable {
   }
 
   async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
-    return this.#ask<Row>(inSlot(statement, values), values.map(parameter));
+    return (await this.#ask<Row>(inSlot(statement, values), values.map(parameter))).rows;
+  }
+
+  async change(statement: Statement, values: readonly unknown[]): Promise<number> {
+    return (await this.#ask(inSlot(statement, values), values.map(parameter))).changed;
   }
 
   async copy(statement: Statement, slot: number, rows: readonly (readonly CopyValue[])[]): Promise<void> {
     await this.#ask(inSlot(statement, [slot]), [], copyText(rows));
   }
 
-  #ask<Row extends object>(statement: Statement, values: readonly Parameter[], rows?: Buffer): Promise<Row[]> {
+  #ask<Row extends object>(statement: Statement, values: readonly Parameter[], rows?: Buffer): Promise<Answered<Row>> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
     return ask<Row>((asked) => this.#send(asked), statement, values, rows).catch((error: unknown) => this.#fail(error));
   }
@@ -374,15 +380,20 @@ export class Transaction implements Writable {
   }
 }
 
+interface Answered<Row> {
+  readonly rows: Row[];
+  readonly changed: number;
+}
+
 /** `statement` as it is sent. */
 const ask = <Row extends object>(
   send: (asked: Asked) => void,
   { name, text }: Statement,
   values: readonly Parameter[],
   rows?: Buffer,
-): Promise<Row[]> =>
+): Promise<Answered<Row>> =>
   new Promise((resolve, reject) => {
-    send({ name, text, values, rows, resolve: (found) => resolve(found as Row[]), reject });
+    send({ name, text, values, rows, resolve: (found, changed) => resolve({ rows: found as Row[], changed }), reject });
   });
 
 /** SQLSTATE of an error of PostgreSQL; undefined for any other. */

@@ -130,9 +130,9 @@ export interface Caller {
 export interface CallMeta {
   readonly caller?: Caller;
   readonly requestId?: string;
-  /** The client's Idempotency-Key, and the SHA-256 of its request. */
+  /** The client's Idempotency-Key, and the SHA-256 of its request in hex. */
   readonly idempotencyKey?: string;
-  readonly bodyHash?: Buffer;
+  readonly bodyHash?: string;
 }
 
 export type Params<C> = C extends { readonly params: infer P } ? Infer<P> : never;

@@ -164,6 +164,7 @@ function openWork(tx: Transaction, shard: Shard, idsAhead: number, afterCommit: 
     shard,
     now: () => opened,
     query: (statement, values) => tx.query(statement, values),
+    change: (statement, values) => tx.change(statement, values),
     copy: (statement, slot, rows) => tx.copy(statement, slot, rows),
     async mint(count) {
       await opened;

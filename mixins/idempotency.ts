@@ -30,7 +30,7 @@ export type Replayable<A> = A & { readonly replayed?: true };
 export function keyOf(ctx: Context<unknown, CallMeta>, operation: string): Keyed {
   const { caller, idempotencyKey, bodyHash } = ctx.meta;
   invariant(caller !== undefined, "a keyed action has a caller");
-  return { callerId: caller.userId, operation, idemKey: idempotencyKey, bodyHash: bodyHash?.toString("hex") };
+  return { callerId: caller.userId, operation, idemKey: idempotencyKey, bodyHash };
 }
 
 const FIND: Statement = {

@@ -95,7 +95,7 @@ function callAs<const N extends string, P extends Fields, A>(
     caller,
     requestId: "samples",
     idempotencyKey: `sample-${sha256(key).toString("hex")}`,
-    bodyHash: sha256(JSON.stringify([contract.name, params])),
+    bodyHash: sha256(JSON.stringify([contract.name, params])).toString("hex"),
   };
   return call(via, contract, params, { meta });
 }

@@ -84,15 +84,15 @@ test("an action is told the caller, the request and its key, and nothing else", 
   assert.deepEqual(meta.caller, consumer.caller);
   assert.equal(meta.requestId, "mine-1");
   assert.equal(meta.idempotencyKey, "k");
-  assert.equal(meta.bodyHash?.length, 32);
+  assert.match(meta.bodyHash ?? "", /^[0-9a-f]{64}$/);
 });
 
 test("white space and the order of fields do not make another request; a value does", async () => {
   const first = await placed(`{"dealId":"${ID}","quantity":2}`);
   const same = await placed(`{ "quantity": 2,\n "dealId": "${ID}" }`);
   const other = await placed(`{"dealId":"${ID}","quantity":3}`);
-  assert.deepEqual(same?.meta.bodyHash, first?.meta.bodyHash);
-  assert.notDeepEqual(other?.meta.bodyHash, first?.meta.bodyHash);
+  assert.equal(same?.meta.bodyHash, first?.meta.bodyHash);
+  assert.notEqual(other?.meta.bodyHash, first?.meta.bodyHash);
 });
 
 test("a stored answer says so in a header, not in its body", async () => {

@@ -4,13 +4,17 @@
  */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
+import type { Database, Statement } from "../db/database.ts";
 import { DomainError } from "../domain/error.ts";
+import type { Id } from "../domain/ids.ts";
 import { makeNode, type Node } from "../moleculer.config.ts";
 import { cancelOrder, placeOrder } from "../services/order/order.contract.ts";
+import { countQuotas, giveBackQuotas } from "../services/order/order.store.ts";
 import { payOrder } from "../services/payment/payment.contract.ts";
 import { makeDeal } from "./support/deals.ts";
 import { callAs, caller } from "./support/node.ts";
 import { Shop } from "./support/shop.ts";
+import { until } from "./support/until.ts";
 
 const BUYERS = 40;
 const ROUNDS = 12;
@@ -94,5 +98,45 @@ describe("two nodes that drain one shard at once", () => {
       );
     }
     await shop.addsUp();
+  });
+
+  it("count each counter once, those too that the other was changing at that moment, and none that is not there", async () => {
+    const shard = { city: 1, slot: 7 };
+    const [one, another] = [shop.test.node, other].map(({ platform }) => platform.databaseOf(shard)) as [Database, Database];
+    const all = ["1", "2", "3", "4"].map((userId) => ({ scope: "99", userId: userId as Id<"user">, delta: 1, cap: undefined }));
+    const some = all.slice(1, 3);
+    const known = { has: () => true };
+    await one.transaction((tx) => countQuotas(tx, shard, all, { has: () => false }));
+    const changed = Promise.withResolvers<void>();
+    const mayCommit = Promise.withResolvers<void>();
+    const first = one.transaction(async (tx) => {
+      await countQuotas(tx, shard, some, known);
+      changed.resolve();
+      await mayCommit.promise;
+    });
+    await changed.promise;
+    const second = another.transaction(async (tx) => {
+      await countQuotas(tx, shard, all, known);
+      // And again: what this transaction has changed before is counted like any other.
+      await giveBackQuotas(
+        tx,
+        shard,
+        [...all.slice(0, 2), { scope: "99", userId: "5" }].map((back) => ({ ...back, units: 1 })),
+      );
+    });
+    const waits: Statement = {
+      name: "test/waits",
+      text: "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%quotas%'",
+    };
+    await until(async () => (await one.query(waits)).length > 0);
+    mayCommit.resolve();
+    await Promise.all([first, second]);
+    const used: Statement = { name: "test/used", text: "select user_id, used from quotas where slot = $1 and scope = 99 order by user_id" };
+    assert.deepEqual(await one.query(used, [shard.slot]), [
+      { user_id: "1", used: 1 },
+      { user_id: "2", used: 2 },
+      { user_id: "3", used: 3 },
+      { user_id: "4", used: 2 },
+    ]);
   });
 });

@@ -157,7 +157,7 @@ async function transact(client: pg.PoolClient, shard: Shard, lock: LockStock, ct
     voucherValidDays: row.voucher_valid_days,
     state: "PENDING_PAYMENT",
     idemKey: idempotencyKey,
-    bodyHash: bodyHash.toString("hex"),
+    bodyHash,
     createdAt: row.now,
     expiresAt: new Date(row.now.getTime() + ORDER_TTL_MS),
     paidAt: undefined,
@@ -167,7 +167,7 @@ async function transact(client: pg.PoolClient, shard: Shard, lock: LockStock, ct
   await Promise.all([
     run(ORDER, [
       ...[shard.slot, row.id, caller.userId, row.merchant_id, dealId, row.bucket, quantity, row.price, amount, row.commission_bps],
-      ...[row.voucher_valid_days, idempotencyKey, bodyHash, placed.createdAt, placed.expiresAt],
+      ...[row.voucher_valid_days, idempotencyKey, `\\x${bodyHash}`, placed.createdAt, placed.expiresAt],
     ]),
     run(STOCK, [shard.slot, dealId, row.bucket, quantity]),
     run(FLOW, [shard.slot, dealId, row.bucket, quantity]),

@@ -2,7 +2,7 @@
 import type { DealState } from "../../domain/deal/state.ts";
 import type { Draft, Tier } from "../../domain/deal/draft.ts";
 import type { DealId, MerchantId, Shard } from "../../domain/ids.ts";
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import type { Of } from "../../mixins/contract.ts";
 import type { Deal } from "./deal.contract.ts";
 
@@ -89,18 +89,16 @@ const MOVE: Statement = {
   text: `
     update deals_$1 d set state = c.to_state, published_at = case when c.to_state in ('ON_SALE', 'PAUSED') then coalesce(d.published_at, $5) else d.published_at end
       from unnest($2::bigint[], $3::text[], $4::text[]) as c(id, from_state, to_state)
-     where d.slot = $1 and d.id = c.id and d.state = c.from_state
-    returning d.id`,
+     where d.slot = $1 and d.id = c.id and d.state = c.from_state`,
 };
 /** Returns how many were in the state they were said to be in. */
-export const moveDeals = async (
-  tx: Queryable,
+export const moveDeals = (
+  tx: Writable,
   shard: Shard,
   moves: readonly { readonly id: DealId; readonly from: DealState; readonly to: DealState }[],
   now: Date,
 ): Promise<number> =>
-  (await tx.query(MOVE, [shard.slot, moves.map((move) => move.id), moves.map((move) => move.from), moves.map((move) => move.to), now]))
-    .length;
+  tx.change(MOVE, [shard.slot, moves.map((move) => move.id), moves.map((move) => move.from), moves.map((move) => move.to), now]);
 
 const INSERT: Statement = {
   name: "deal/insert",

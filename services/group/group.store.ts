@@ -96,8 +96,7 @@ const CHANGE: Statement = {
               from unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::text[], $8::timestamptz[])
                    as c(id, held, taken, filled, was, state, deadline)
              cross join lateral (select ctid as row from groups_$1 where slot = $1 and id = c.id for update) r) c
-     where g.slot = $1 and g.ctid = c.row and g.state = c.was
-    returning g.id`,
+     where g.slot = $1 and g.ctid = c.row and g.state = c.was`,
 };
 const INSERT_SEATS: Statement = {
   name: "group/insert-seats",
@@ -122,7 +121,7 @@ const MOVE_SEATS: Statement = {
     update seats_$1 s set state = $5
       from unnest($2::bigint[], $3::bigint[]) as k(group_id, order_id)
      cross join lateral (select ctid as row, state from seats_$1 where slot = $1 and group_id = k.group_id and order_id = k.order_id offset 0) r
-     where s.slot = $1 and s.ctid = r.row and r.state = $4 returning s.order_id`,
+     where s.slot = $1 and s.ctid = r.row and r.state = $4`,
 };
 const DUE: Statement = {
   name: "group/due",
@@ -165,9 +164,9 @@ export interface GroupChange {
 }
 
 /** Each group once. The `where` holds the state it was locked in; the CHECK keeps seats within its size. */
-export async function changeGroups(tx: Queryable, shard: Shard, changes: readonly GroupChange[], now: Date): Promise<void> {
+export async function changeGroups(tx: Writable, shard: Shard, changes: readonly GroupChange[], now: Date): Promise<void> {
   if (changes.length === 0) return;
-  const changed = await tx.query(CHANGE, [
+  const changed = await tx.change(CHANGE, [
     shard.slot,
     changes.map((change) => change.id),
     changes.map((change) => change.held),
@@ -178,7 +177,7 @@ export async function changeGroups(tx: Queryable, shard: Shard, changes: readonl
     changes.map((change) => change.deadline ?? null),
     now,
   ]);
-  invariant(changed.length === changes.length, "every group that changes was in the state it was locked in");
+  invariant(changed === changes.length, "every group that changes was in the state it was locked in");
 }
 
 export async function insertSeats(tx: Writable, { slot }: Shard, seats: readonly NewSeat[]): Promise<void> {
@@ -223,20 +222,20 @@ export const seatsOf = async (tx: Queryable, shard: Shard, groups: readonly stri
 
 /** Moves seats of locked groups along one arrow. */
 export async function moveSeats(
-  tx: Queryable,
+  tx: Writable,
   shard: Shard,
   seats: readonly { groupId: string; orderId: string }[],
   arrow: { from: SeatState; to: SeatState },
 ): Promise<void> {
   if (seats.length === 0) return;
-  const moved = await tx.query(MOVE_SEATS, [
+  const moved = await tx.change(MOVE_SEATS, [
     shard.slot,
     seats.map((seat) => seat.groupId),
     seats.map((seat) => seat.orderId),
     arrow.from,
     arrow.to,
   ]);
-  invariant(moved.length === seats.length, `every seat that becomes ${arrow.to} was ${arrow.from}`);
+  invariant(moved === seats.length, `every seat that becomes ${arrow.to} was ${arrow.from}`);
 }
 
 /** Groups whose deadline has passed and that are not decided yet, oldest first. */

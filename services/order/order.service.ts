@@ -92,7 +92,7 @@ async function place(this: This, ctx: Ctx<typeof placeOrder>): Promise<Replayabl
     groupSize,
     groupId: groupId as Id<"group"> | undefined,
     idemKey: idempotencyKey,
-    bodyHash: bodyHash?.toString("hex") ?? "",
+    bodyHash: bodyHash ?? "",
     requestId,
   };
   admit(this, cityOf(dealId));

@@ -1,5 +1,5 @@
 /** Charges as rows: payments by an external channel, as their channel's word moves them. */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import type { OrderId, PaymentId, Shard } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import type { ChargeMove } from "../../domain/payment/charge.ts";
@@ -16,7 +16,7 @@ const MOVE: Statement = {
               from json_to_recordset($2::json) as c(id bigint, was text, state text, reason text, channel_no text, pay_url text, paid_amount bigint,
                    paid_currency text, paid_at timestamptz, surplus boolean, error text)
              cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = c.id offset 0) r where r.state = c.was) c
-     where p.slot = $1 and p.ctid = c.row returning p.id`,
+     where p.slot = $1 and p.ctid = c.row`,
 };
 /** Those of orders that wait for nothing else any more: look at their charges now. */
 const HURRY: Statement = {
@@ -37,7 +37,7 @@ const WANTED: Statement = {
      cross join lateral (select state from orders_$1 where slot = $1 and id = p.order_id offset 0) o`,
 };
 
-export async function moveCharges(tx: Queryable, shard: Shard, moves: readonly ChargeMove[], now: Date): Promise<void> {
+export async function moveCharges(tx: Writable, shard: Shard, moves: readonly ChargeMove[], now: Date): Promise<void> {
   if (moves.length === 0) return;
   const rows = moves.map(({ was, payment, channelNo, surplus, error }) => ({
     id: payment.id,
@@ -52,8 +52,8 @@ export async function moveCharges(tx: Queryable, shard: Shard, moves: readonly C
     surplus,
     error: error?.slice(0, 500),
   }));
-  const moved = await tx.query(MOVE, [shard.slot, JSON.stringify(rows), now]);
-  invariant(moved.length === moves.length, "a charge moves from the state it was locked in");
+  const moved = await tx.change(MOVE, [shard.slot, JSON.stringify(rows), now]);
+  invariant(moved === moves.length, "a charge moves from the state it was locked in");
 }
 
 /** After their orders were cancelled: the charges are to be closed. */

@@ -86,7 +86,7 @@ const DECIDE: Statement = {
       from (select d.state, d.reason, r.row
               from unnest($3::bigint[], $4::text[], $5::text[]) as d(id, state, reason)
              cross join lateral (select ctid as row, state from payments_$1 where slot = $1 and id = d.id offset 0) r where r.state = 'TRYING') d
-     where p.slot = $1 and p.ctid = d.row returning p.id`,
+     where p.slot = $1 and p.ctid = d.row`,
 };
 /** Not locked first: a payment that somebody else changes at this moment is missed, and left to recovery. */
 const FINISH: Statement = {
@@ -180,20 +180,20 @@ export async function insertPayments(tx: Writable, { slot }: Shard, payments: re
 
 /** The decision: one durable update, made once. */
 export async function writeDecisions(
-  tx: Queryable,
+  tx: Writable,
   shard: Shard,
   decisions: readonly { readonly id: PaymentId; readonly state: "CONFIRMING" | "CANCELLING"; readonly reason: string | undefined }[],
   now: Date,
 ): Promise<void> {
   if (decisions.length === 0) return;
-  const decided = await tx.query(DECIDE, [
+  const decided = await tx.change(DECIDE, [
     shard.slot,
     now,
     decisions.map(({ id }) => id),
     decisions.map(({ state }) => state),
     decisions.map(({ reason }) => reason ?? null),
   ]);
-  invariant(decided.length === decisions.length, "a payment is decided once");
+  invariant(decided === decisions.length, "a payment is decided once");
 }
 
 /** Both sides have what was decided. A payment that has ended already is left alone. */

@@ -37,8 +37,7 @@ const REQUEST: Statement = {
       from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::bigint[], $10::text[], $11::text[],
                   $12::boolean[], $13::bigint[], $14::timestamptz[], $15::boolean[])
         as r(id, order_id, payment_id, consumer_id, merchant_id, quantity, amount, reason, note, used, commission, approve_by, surplus)
-     cross join lateral (select channel from payments_$1 where slot = $1 and id = r.payment_id offset 0) p
-    returning id`,
+     cross join lateral (select channel from payments_$1 where slot = $1 and id = r.payment_id offset 0) p`,
 };
 
 /**
@@ -48,7 +47,7 @@ const REQUEST: Statement = {
 export async function requestRefunds(tx: Writable, shard: Shard, refunds: readonly NewRefund[], now: Date): Promise<void> {
   if (refunds.length === 0) return;
   const [requested] = await Promise.all([
-    tx.query(REQUEST, [
+    tx.change(REQUEST, [
       shard.slot,
       now,
       refunds.map((refund) => refund.id),
@@ -81,7 +80,7 @@ export async function requestRefunds(tx: Writable, shard: Shard, refunds: readon
       })),
     ),
   ]);
-  invariant(requested.length === refunds.length, "the payment of a refund is there");
+  invariant(requested === refunds.length, "the payment of a refund is there");
 }
 
 /** A refund as its row has it. */
@@ -169,7 +168,7 @@ const MOVE: Statement = {
     update refunds_$1 f set state = $5, decided_at = coalesce(f.decided_at, $6), ended_at = $7, last_error = null
       from unnest($2::bigint[]) as k(id)
      cross join lateral (select ctid as row, state, decided_at is not null as decided from refunds_$1 where slot = $1 and id = k.id offset 0) r
-     where f.slot = $1 and f.ctid = r.row and r.state = $3 and r.decided = $4 returning f.id`,
+     where f.slot = $1 and f.ctid = r.row and r.state = $3 and r.decided = $4`,
 };
 const FAILED: Statement = {
   name: "refund/failed",
@@ -207,7 +206,7 @@ const STALL: Statement = {
     update refunds_$1 f set state = 'ABNORMAL', last_error = k.reason
       from unnest($2::bigint[], $3::text[]) as k(id, reason)
      cross join lateral (select ctid as row, state from refunds_$1 where slot = $1 and id = k.id offset 0) r
-     where f.slot = $1 and f.ctid = r.row and r.state = 'PROCESSING' returning f.id`,
+     where f.slot = $1 and f.ctid = r.row and r.state = 'PROCESSING'`,
 };
 /** A person has seen to it: asked again, under the same number. */
 const RESUME: Statement = {
@@ -221,7 +220,7 @@ const APPROVE: Statement = {
   name: "refund/approve",
   text: `
     update refunds_$1 set approved_at = $3, next_attempt_at = $3
-     where slot = $1 and id = any($2::bigint[]) and used and approved_at is null and state = 'REQUESTED' returning id`,
+     where slot = $1 and id = any($2::bigint[]) and used and approved_at is null and state = 'REQUESTED'`,
 };
 const OF_ORDER: Statement = {
   name: "refund/of-order",
@@ -243,10 +242,10 @@ export const refundsOf = async (db: Queryable, shard: Shard, orderId: string): P
   }));
 
 /** Approves locked refunds that wait for it. */
-export async function approveRefunds(tx: Queryable, shard: Shard, ids: readonly RefundId[], now: Date): Promise<void> {
+export async function approveRefunds(tx: Writable, shard: Shard, ids: readonly RefundId[], now: Date): Promise<void> {
   if (ids.length === 0) return;
-  const approved = await tx.query(APPROVE, [shard.slot, ids, now]);
-  invariant(approved.length === ids.length, "a refund that is approved was waiting for it");
+  const approved = await tx.change(APPROVE, [shard.slot, ids, now]);
+  invariant(approved === ids.length, "a refund that is approved was waiting for it");
 }
 
 export const findRefunds = async (db: Queryable, shard: Shard, ids: readonly string[]): Promise<RefundRow[]> =>
@@ -280,14 +279,14 @@ export const sumSucceeded = async (tx: Queryable, shard: Shard, orders: readonly
 
 /** Moves locked refunds one step; `decided` says on which side of the decision they are now. */
 export async function moveRefunds(
-  tx: Queryable,
+  tx: Writable,
   shard: Shard,
   ids: readonly RefundId[],
   step: { from: RefundState; decided: boolean; to: RefundState; decidedAt?: Date; endedAt?: Date },
 ): Promise<void> {
   if (ids.length === 0) return;
-  const moved = await tx.query(MOVE, [shard.slot, ids, step.from, step.decided, step.to, step.decidedAt ?? null, step.endedAt ?? null]);
-  invariant(moved.length === ids.length, `every refund that becomes ${step.to} was ${step.from}`);
+  const moved = await tx.change(MOVE, [shard.slot, ids, step.from, step.decided, step.to, step.decidedAt ?? null, step.endedAt ?? null]);
+  invariant(moved === ids.length, `every refund that becomes ${step.to} was ${step.from}`);
 }
 
 /** What kept refunds from going on; the next attempt is due anyway. */
@@ -317,13 +316,13 @@ export async function noteChannelWords(
 
 /** PROCESSING → ABNORMAL, of locked refunds. */
 export async function stallRefunds(
-  tx: Queryable,
+  tx: Writable,
   shard: Shard,
   stalled: readonly { readonly id: RefundId; readonly reason: string }[],
 ): Promise<void> {
   if (stalled.length === 0) return;
-  const moved = await tx.query(STALL, [shard.slot, stalled.map(({ id }) => id), stalled.map(({ reason }) => reason.slice(0, 500))]);
-  invariant(moved.length === stalled.length, "a refund that stalls was under way");
+  const moved = await tx.change(STALL, [shard.slot, stalled.map(({ id }) => id), stalled.map(({ reason }) => reason.slice(0, 500))]);
+  invariant(moved === stalled.length, "a refund that stalls was under way");
 }
 
 /** ABNORMAL → PROCESSING: those that were. */

@@ -1,5 +1,5 @@
 /** Payouts as rows, and what has left for each merchant's bank. */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import type { MerchantId, PayoutId, Shard, UserId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
@@ -46,7 +46,7 @@ const MOVE: Statement = {
            watched = k.state = 'SUCCEEDED' and p.channel <> 'bank'
       from unnest($3::bigint[], $4::text[], $5::text[], $6::text[]) as k(id, was, state, reason)
      cross join lateral (select ctid as row, state from payouts_$1 where slot = $1 and id = k.id offset 0) r
-     where p.slot = $1 and p.ctid = r.row and r.state = k.was returning p.id`,
+     where p.slot = $1 and p.ctid = r.row and r.state = k.was`,
 };
 const PAID_OUT: Statement = {
   name: "payout/count",
@@ -55,7 +55,7 @@ const PAID_OUT: Statement = {
       from (select k.amount, r.row
               from unnest($2::bigint[], $3::bigint[]) as k(id, amount)
              cross join lateral (select ctid as row from merchants_$1 where slot = $1 and id = k.id for update) r) k
-     where m.slot = $1 and m.ctid = k.row returning m.id`,
+     where m.slot = $1 and m.ctid = k.row`,
 };
 /**
  * For one attempt. Backs off from 12 s, longer than a query and a call may take, so that nobody else calls meanwhile, to a quarter of an hour; while
@@ -105,10 +105,10 @@ export const lockPayouts = async (tx: Queryable, shard: Shard, ids: readonly str
   new Map((await tx.query<PayoutRecord>(LOCK, [shard.slot, ids])).map((row) => [row.id, toPayout(row)]));
 
 /** Each payout from where it was to where its last move takes it. */
-export async function movePayouts(tx: Queryable, shard: Shard, moves: readonly PayoutMove[], now: Date): Promise<void> {
+export async function movePayouts(tx: Writable, shard: Shard, moves: readonly PayoutMove[], now: Date): Promise<void> {
   if (moves.length === 0) return;
   const last = [...new Map(moves.map((move) => [move.payout.id, move])).values()];
-  const moved = await tx.query(MOVE, [
+  const moved = await tx.change(MOVE, [
     shard.slot,
     now,
     last.map(({ payout }) => payout.id),
@@ -116,15 +116,15 @@ export async function movePayouts(tx: Queryable, shard: Shard, moves: readonly P
     last.map(({ to }) => to),
     last.map(({ reason }) => reason ?? null),
   ]);
-  invariant(moved.length === last.length, "a payout moves from the state it was locked in");
+  invariant(moved === last.length, "a payout moves from the state it was locked in");
 }
 
 /** What has left, and what has come back. */
-export async function countPaidOut(tx: Queryable, shard: Shard, changes: ReadonlyMap<MerchantId, bigint>): Promise<void> {
+export async function countPaidOut(tx: Writable, shard: Shard, changes: ReadonlyMap<MerchantId, bigint>): Promise<void> {
   const sorted = [...changes].filter(([, amount]) => amount !== 0n).sort(([a], [b]) => (a < b ? -1 : 1));
   if (sorted.length === 0) return;
-  const counted = await tx.query(PAID_OUT, [shard.slot, sorted.map(([id]) => id), sorted.map(([, amount]) => String(amount))]);
-  invariant(counted.length === sorted.length, "the merchant of a payout is there");
+  const counted = await tx.change(PAID_OUT, [shard.slot, sorted.map(([id]) => id), sorted.map(([, amount]) => String(amount))]);
+  invariant(counted === sorted.length, "the merchant of a payout is there");
 }
 
 export const claimPayouts = (db: Queryable, slots: readonly number[], limit: number): Promise<{ slot: number; id: string }[]> =>

@@ -1,5 +1,5 @@
 /** Settlements as rows. */
-import type { Queryable, Statement } from "../../db/database.ts";
+import type { Queryable, Statement, Writable } from "../../db/database.ts";
 import type { MerchantId, OrderId, SettlementId, Shard, VoucherId } from "../../domain/ids.ts";
 import { invariant } from "../../domain/invariant.ts";
 import { LIMITS } from "../../domain/limits.ts";
@@ -42,7 +42,7 @@ const DROP: Statement = {
     delete from settlements_$1 s
      using unnest($2::bigint[]) as k(voucher_id)
      cross join lateral (select ctid as row, state from settlements_$1 where slot = $1 and voucher_id = k.voucher_id offset 0) r
-     where s.slot = $1 and s.ctid = r.row and r.state = 'INIT' returning s.id`,
+     where s.slot = $1 and s.ctid = r.row and r.state = 'INIT'`,
 };
 const COMMISSIONS: Statement = {
   name: "settlement/commissions",
@@ -83,7 +83,7 @@ const FINISH: Statement = {
     update settlements_$1 s set state = k.state, reason = k.reason, lease_until = null, ended_at = $2
       from unnest($3::bigint[], $4::integer[], $5::text[], $6::text[]) as k(id, attempt, state, reason)
      cross join lateral (select ctid as row, state, attempt from settlements_$1 where slot = $1 and id = k.id offset 0) r
-     where s.slot = $1 and s.ctid = r.row and r.state = 'PROCESSING' and r.attempt = k.attempt returning s.id`,
+     where s.slot = $1 and s.ctid = r.row and r.state = 'PROCESSING' and r.attempt = k.attempt`,
 };
 const OF_MERCHANT: Statement = {
   name: "settlement/of-merchant",
@@ -127,10 +127,10 @@ export async function lockSettlementsOf(
 }
 
 /** Takes back what a reversed redemption would have brought. Nothing has come of it yet; the redemption and its reversal stay. */
-export async function dropSettlements(tx: Queryable, shard: Shard, vouchers: readonly VoucherId[]): Promise<void> {
+export async function dropSettlements(tx: Writable, shard: Shard, vouchers: readonly VoucherId[]): Promise<void> {
   if (vouchers.length === 0) return;
-  const dropped = await tx.query(DROP, [shard.slot, vouchers]);
-  invariant(dropped.length === vouchers.length, "every redemption that is reversed was not being settled");
+  const dropped = await tx.change(DROP, [shard.slot, vouchers]);
+  invariant(dropped === vouchers.length, "every redemption that is reversed was not being settled");
 }
 
 /** What our part was of vouchers that are settled. */
@@ -186,13 +186,13 @@ export async function lockSettlements(
 
 /** The end of settlements, under the number of the attempt that made it. */
 export async function finishSettlements(
-  tx: Queryable,
+  tx: Writable,
   shard: Shard,
   ends: readonly { readonly settlement: SettlementRow; readonly state: "SUCCESS" | "FAILED"; readonly reason: string | undefined }[],
   now: Date,
 ): Promise<void> {
   if (ends.length === 0) return;
-  const finished = await tx.query(FINISH, [
+  const finished = await tx.change(FINISH, [
     shard.slot,
     now,
     ends.map(({ settlement }) => settlement.id),
@@ -200,7 +200,7 @@ export async function finishSettlements(
     ends.map(({ state }) => state),
     ends.map(({ reason }) => reason ?? null),
   ]);
-  invariant(finished.length === ends.length, "a settlement ends once, by the attempt that holds it");
+  invariant(finished === ends.length, "a settlement ends once, by the attempt that holds it");
 }
 
 /** A merchant's settlements before an id, newest first. */

@@ -37,7 +37,7 @@ const REDEEM: Statement = {
   name: "voucher/redeem",
   text: `
     update vouchers_$1 set state = 'REDEEMED', redeemed_at = $3
-     where slot = $1 and id = any($2::bigint[]) and state = 'ISSUED' and valid_until > $3 returning id`,
+     where slot = $1 and id = any($2::bigint[]) and state = 'ISSUED' and valid_until > $3`,
 };
 const OF_ORDER: Statement = {
   name: "voucher/of-order",
@@ -54,7 +54,7 @@ const MOVE: Statement = {
            redeemed_at = case when $5 = 'ISSUED' then null else v.redeemed_at end
       from unnest($2::bigint[], $3::bigint[]) as k(id, refund_id)
      cross join lateral (select ctid as row, state, refund_id from vouchers_$1 where slot = $1 and id = k.id offset 0) r
-     where v.slot = $1 and v.ctid = r.row and r.state = $4 and (k.refund_id is null or r.refund_id is null) returning v.id`,
+     where v.slot = $1 and v.ctid = r.row and r.state = $4 and (k.refund_id is null or r.refund_id is null)`,
 };
 /** Their orders are locked, and nobody else moves what is REFUNDING. */
 const REFUNDED: Statement = {
@@ -154,7 +154,7 @@ export const lockVoucherStates = async (
 
 /** Moves locked vouchers along the state table; `refundId` where a refund takes them. */
 export async function moveVouchers(
-  tx: Queryable,
+  tx: Writable,
   shard: Shard,
   vouchers: readonly { readonly id: VoucherId; readonly refundId?: RefundId }[],
   arrow: { readonly from: VoucherState; readonly to: VoucherState },
@@ -162,8 +162,8 @@ export async function moveVouchers(
   if (vouchers.length === 0) return;
   const ids = vouchers.map(({ id }) => id);
   const refunds = vouchers.map(({ refundId }) => refundId ?? null);
-  const moved = await tx.query(MOVE, [shard.slot, ids, refunds, arrow.from, arrow.to]);
-  invariant(moved.length === vouchers.length, `every voucher that becomes ${arrow.to} was ${arrow.from}, and no other refund's`);
+  const moved = await tx.change(MOVE, [shard.slot, ids, refunds, arrow.from, arrow.to]);
+  invariant(moved === vouchers.length, `every voucher that becomes ${arrow.to} was ${arrow.from}, and no other refund's`);
 }
 
 /** What happened at the bar: rows for ever. */
@@ -199,10 +199,10 @@ export const findRefundTerms = async (tx: Queryable, shard: Shard, deals: readon
     ),
   );
 
-export async function redeemVouchers(tx: Queryable, shard: Shard, ids: readonly VoucherId[], now: Date): Promise<void> {
+export async function redeemVouchers(tx: Writable, shard: Shard, ids: readonly VoucherId[], now: Date): Promise<void> {
   if (ids.length === 0) return;
-  const redeemed = await tx.query(REDEEM, [shard.slot, ids, now]);
-  invariant(redeemed.length === ids.length, "every voucher that is redeemed was ISSUED and in date");
+  const redeemed = await tx.change(REDEEM, [shard.slot, ids, now]);
+  invariant(redeemed === ids.length, "every voucher that is redeemed was ISSUED and in date");
 }
 
 /** The vouchers of a consumer's own order; undefined where there is no such order. */

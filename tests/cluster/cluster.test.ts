@@ -203,7 +203,7 @@ describe("a cluster", () => {
       // Each of 2 x 300 buyers asks for one; every second one is sent to the wrong worker.
       const outcomes = await Promise.all(
         Array.from({ length: 600 }, async (_, n) => {
-          const meta = { caller: caller(userId(n + 1_000)), requestId: "test", idempotencyKey: randomUUID(), bodyHash: Buffer.alloc(32) };
+          const meta = { caller: caller(userId(n + 1_000)), requestId: "test", idempotencyKey: randomUUID(), bodyHash: "00".repeat(32) };
           await sleep(n * 4);
           const order = { dealId: deal, quantity: 1 };
           return call(node.broker, placeOrder, order, { meta, nodeID: `worker-${1 + (n % 2)}` }).then(

@@ -110,7 +110,7 @@ describe("a cluster whose servers fail under load", () => {
     try {
       const buyer = async (n: number): Promise<void> => {
         for (let round = 0; performance.now() < end; round++) {
-          const meta = { caller: caller(userId(1_000 + n)), requestId: "test", idempotencyKey: randomUUID(), bodyHash: Buffer.alloc(32) };
+          const meta = { caller: caller(userId(1_000 + n)), requestId: "test", idempotencyKey: randomUUID(), bodyHash: "00".repeat(32) };
           const order = { dealId: sold[(n + round) % sold.length] as Id, quantity: 1 };
           // To each of them in turn, whoever owns the shard.
           const outcome = await call(node.broker, placeOrder, order, { meta, nodeID: `worker-${1 + (round % 3)}` }).then(

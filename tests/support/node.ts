@@ -68,6 +68,6 @@ export const callAs = <N extends string, P extends Fields, A>(
       idempotencyKey,
       bodyHash: createHash("sha256")
         .update(JSON.stringify([contract.name, params]))
-        .digest(),
+        .digest("hex"),
     },
   });
