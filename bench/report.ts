@@ -170,6 +170,7 @@ function verdict(figures: readonly Figure[], { figure, holds, value }: Target): 
 const SECTIONS: readonly (readonly [string, string])[] = [
   ["arrivals", "GET /cities, token never seen"],
   ["orders.drain", "(a) one hot deal, 256 connections"],
+  ["orders.drain.cold", "(a) on a server that has just started"],
   ["orders.drain.64", "(a) at 64 connections"],
   ["orders.drain.at80", "(a) open loop at 80 % of its rate"],
   ["orders.drain.at50", "(a) open loop at 50 % of its rate"],
