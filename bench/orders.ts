@@ -262,7 +262,7 @@ class OrdersBench {
 
   /**
    * The first seconds of a server. V8 compiles what is hot while requests wait, and the relays of quiet databases read the log until they doze
-   * (decision 0017): an order costs a third more. What is compared with others is measured behind it.
+   * (decision 0017): an order costs a fifth more. What is compared with others is measured behind it.
    */
   #cold(bench: Bench, name: string, deal: string): Promise<Measured> {
     return this.#load(bench, `${name}.cold`, ordersOf([deal]), { warmSeconds: 0 });

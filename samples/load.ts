@@ -3,7 +3,7 @@
  * their merchants, and deals on sale. Every key is made from a name, so a second run after a crash in the middle finds what the first one
  * made and goes on; the caller remembers that a run came to its end. About 25 passwords are hashed, two at a time: half a second of two cores.
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import type { ServiceBroker } from "moleculer";
 import { parse } from "yaml";
 import { DomainError } from "../domain/error.ts";
@@ -81,8 +81,6 @@ const callerOf = (user: Answer<typeof findUser>): Caller => ({
   ...(user.merchantId === undefined ? {} : { merchantId: user.merchantId as MerchantId }),
 });
 
-const sha256 = (text: string): Buffer => createHash("sha256").update(text).digest();
-
 /** A call as the gateway makes it for `caller`; the key is ASCII of a fixed length, whatever the name is. */
 function callAs<const N extends string, P extends Fields, A>(
   via: Via,
@@ -94,8 +92,8 @@ function callAs<const N extends string, P extends Fields, A>(
   const meta: CallMeta = {
     caller,
     requestId: "samples",
-    idempotencyKey: `sample-${sha256(key).toString("hex")}`,
-    bodyHash: sha256(JSON.stringify([contract.name, params])).toString("hex"),
+    idempotencyKey: `sample-${hash("sha256", key)}`,
+    bodyHash: hash("sha256", JSON.stringify([contract.name, params])),
   };
   return call(via, contract, params, { meta });
 }

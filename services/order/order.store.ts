@@ -132,7 +132,7 @@ const COUNT: Statement = {
 const LOCK_MISSED: Statement = {
   name: "order/lock-missed",
   text: `
-    select q.scope as "scope", q.user_id as "userId"
+    select q.scope, q.user_id as "userId"
       from unnest($2::bigint[], $3::bigint[]) as k(scope, user_id)
      cross join lateral (select scope, user_id, xmin from quotas_$1 where slot = $1 and scope = k.scope and user_id = k.user_id for update) q
      where q.xmin <> pg_current_xact_id()::xid`,
