@@ -16,6 +16,7 @@ import {
   openDatabase,
   type RunningJournal,
   startJournal,
+  stopJournals,
   until,
 } from "./support/journal.ts";
 
@@ -77,6 +78,7 @@ describe("a relay whose database is quiet", () => {
     await makeEffects(user);
   });
   after(async () => {
+    await stopJournals();
     for (const database of [user, sh, other]) await database.close();
     await keyspaces.drop();
     await server.stop();

@@ -6,7 +6,7 @@ import { after, before, describe, test } from "node:test";
 import type { Database } from "../db/database.ts";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "../db/embedded.ts";
 import { migrate } from "../db/migrate.ts";
-import { append, effectConsumer, effectsOf, makeEffects, openDatabase, startJournal, until } from "./support/journal.ts";
+import { append, effectConsumer, effectsOf, makeEffects, openDatabase, startJournal, stopJournals, until } from "./support/journal.ts";
 
 /** A PostgreSQL of its own: these tests end it, and make it forget log that somebody still needs. */
 describe("the journal on a PostgreSQL in trouble", () => {
@@ -32,6 +32,7 @@ describe("the journal on a PostgreSQL in trouble", () => {
     await makeEffects(user);
   });
   after(async () => {
+    await stopJournals();
     await sh.close();
     await user.close();
     await postgres.stop();

@@ -81,6 +81,10 @@ export const effectConsumer = (
   },
 });
 
+/** All that were started: a test that fails has not stopped its own, and the file would never end. */
+const started: RunningJournal[] = [];
+export const stopJournals = async (): Promise<void> => void (await Promise.all(started.splice(0).map((one) => one.stop())));
+
 export const natsAt = (url: string): NatsSettings => ({ servers: [new URL(url).host] });
 
 export interface RunningJournal {
@@ -110,7 +114,7 @@ export function startJournal(
   if (streams) journal.travelBy(streams);
   if (nats?.part !== "listens") journal.start(() => databases, metrics, logger);
   if (streams && nats?.part !== "publishes") journal.listen(() => databases, metrics, logger);
-  return {
+  const running: RunningJournal = {
     journal,
     log,
     metrics,
@@ -119,6 +123,8 @@ export function startJournal(
       await streams?.close();
     },
   };
+  started.push(running);
+  return running;
 }
 
 /**
