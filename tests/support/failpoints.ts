@@ -66,6 +66,7 @@ const MARKS_SAVED_MS = 7_000;
 
 /** `program: step`: two nodes of a cluster may pass one of the same name. */
 const keyOf = (program: string, step: string): string => `${program}: ${step}`;
+const stepOf = (key: string): string => key.slice(key.indexOf(": ") + 2);
 
 export function killedAtEveryStep({ programs, elsewhere, unsent, stepsMin }: Profile): void {
   describe(`killed at every step: ${Object.keys(programs).join(", ")}`, () => {
@@ -142,7 +143,7 @@ export function killedAtEveryStep({ programs, elsewhere, unsent, stepsMin }: Pro
             const name = chain?.walk.name ?? "the rest";
             const startMs = performance.now();
             const from = round.struck.length;
-            await (chain ? round.play(chain) : round.finish(chains)).catch((error: unknown) => {
+            await (chain ? round.play(chain) : round.finish(passedBy)).catch((error: unknown) => {
               const killed = round.struck.slice(from).join(", ");
               failures.push(`${name}, killed ${killed}: ${error instanceof Error ? error.stack : String(error)}\n${town.said}`);
             });
@@ -215,13 +216,17 @@ class Round {
     await this.#unlessBroken(this.#town.holds());
   }
 
-  /** What a walk has passed by: its steps were not passed in the state in which the town was, or wait for a message that nobody has acknowledged. */
-  async finish(chains: readonly Chain[]): Promise<void> {
+  /**
+   * What a walk has passed by: its steps were not passed in the state in which the town was, or wait for a message that nobody has acknowledged. So
+   * every walk past such a step is gone, by whichever node it was passed: two that take the same messages share them by chance.
+   */
+  async finish(passedBy: ReadonlyMap<Walk, ReadonlySet<string>>): Promise<void> {
+    const ofStarts = WALKS.filter(({ prepare }) => prepare !== undefined);
     for (let quiet = 0; this.#left.size > 0;) {
       const before = this.struck.length;
-      const rest = chains.filter(({ steps }) => steps.some((key) => this.#left.has(key))).map(({ walk }) => walk);
-      const ofStarts = WALKS.filter(({ prepare }) => prepare !== undefined);
-      for (const walk of rest) if (!ofStarts.includes(walk)) await this.#go(walk);
+      const left = new Set([...this.#left].map(stepOf));
+      const rest = WALKS.filter((walk) => [...(passedBy.get(walk) ?? [])].some((key) => left.has(stepOf(key))));
+      for (const walk of rest) if (this.#left.size > 0 && !ofStarts.includes(walk)) await this.#go(walk);
       if (this.#left.size > 0 && quiet > 0) await sleep(MARKS_SAVED_MS);
       // A start reads what was told before it, which on a fresh machine the first walk does.
       if (this.#left.size > 0) for (const walk of ofStarts) await this.#go(walk);
@@ -262,6 +267,8 @@ class Round {
       this.#left.delete(key);
       this.struck.push(key);
       await this.#town.revive(program, this.#stepsOf(program.name));
+      // It died just before everybody was killed, and was started behind that.
+      if (this.#resting) await program.end();
     }
   }
 
