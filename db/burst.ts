@@ -7,14 +7,15 @@
  * the burst, so the first error is everybody's.
  */
 import pg from "pg";
+import { hasLeft } from "./copy.ts";
 
 export interface Asked {
   /** Of the prepared statement; one name, one text. */
   readonly name: string;
   readonly text: string;
   readonly values: readonly Parameter[];
-  /** Rows of a COPY. They leave with it, before the server has asked for them: where it does not ask, it drops them. */
-  readonly rows?: Buffer | undefined;
+  /** Rows of a COPY, as `copyMessages` has put them. They leave with it, before the server has asked for them: where it does not ask, it drops them. */
+  readonly rows?: Buffer<ArrayBuffer> | undefined;
   /** With the rows it returned, and how many it changed. */
   readonly resolve: (rows: object[], changed: number) => void;
   readonly reject: (error: Error) => void;
@@ -25,15 +26,13 @@ export type Parameter = string | Buffer | null;
 
 /** What `pg` has for queries with a protocol of their own, and its types do not name. */
 interface Wire {
-  readonly stream: { cork(): void; uncork(): void };
+  readonly stream: { cork(): void; uncork(): void; write(bytes: Buffer, taken: () => void): void };
   parse(of: { name: string; text: string }): void;
   bind(of: { statement: string; values: readonly Parameter[] }): void;
   describe(of: { type: "P" }): void;
   execute(of: undefined): void;
   close(of: { type: "S"; name: string }): void;
   sync(): void;
-  sendCopyFromChunk(chunk: Buffer): void;
-  endCopyFrom(): void;
 }
 interface Columns {
   addFields(fields: unknown): void;
@@ -58,7 +57,8 @@ export class Burst extends pg.Query {
   override readonly submit: (connection: pg.Connection) => void;
 
   constructor(asked: readonly Asked[]) {
-    super({ text: "" });
+    // As an object it is copied, property by property: 65 µs.
+    super("");
     this.#asked = asked;
     this.submit = (connection) => this.#send(connection as unknown as Wire);
   }
@@ -85,9 +85,7 @@ export class Burst extends pg.Query {
       wire.bind({ statement: name, values });
       if (isNew) wire.describe({ type: "P" });
       wire.execute(undefined);
-      if (rows === undefined) continue;
-      wire.sendCopyFromChunk(rows);
-      wire.endCopyFrom();
+      if (rows !== undefined) wire.stream.write(rows, () => hasLeft(rows));
     }
     wire.sync();
     wire.stream.uncork();

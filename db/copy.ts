@@ -1,22 +1,64 @@
 /** What a column is given by COPY; bytes as `\\x…`. */
 export type CopyValue = string | number | bigint | boolean | Date | null | undefined;
 
-/** PostgreSQL's text format: a line a row, a tab between columns. The rows of a batch share their moments: each is written out once. */
-export function copyText(rows: readonly (readonly CopyValue[])[]): Buffer {
+/** Of a message: its code and its length. CopyDone is nothing more. */
+const HEAD_BYTES = 5;
+const [COPY_DATA, COPY_DONE] = [0x64, 0x63];
+/** What a UTF-16 unit takes in UTF-8. */
+const UNIT_BYTES_MAX = 3;
+const BUFFER_BYTES_MIN = 65_536;
+/** What a batch of an unusual size needed is not kept. */
+const SPARE_BYTES_MAX = 1_048_576;
+const SPARE_MAX = 4;
+
+/** Buffers whose message has left. A drain sends 60 kB of rows, and memory that is new each time is given to us page by page, by a kernel that clears it first. */
+const spare: Buffer<ArrayBuffer>[] = [];
+
+/**
+ * Rows as the messages of a COPY, CopyData and CopyDone, in PostgreSQL's text format: a line a row, a tab between columns. Each line is encoded where it is to
+ * lie; one text of them all was copied three times before the connection had it. Whoever has sent it says so (`hasLeft`). The rows of a batch share their
+ * moments: each is written out once. Throws at a moment that is none.
+ */
+export function copyMessages(rows: readonly (readonly CopyValue[])[]): Buffer<ArrayBuffer> {
   const moments = new Map<number, string>();
-  const moment = (at: Date): string => {
-    const known = moments.get(at.getTime());
-    if (known !== undefined) return known;
-    const text = at.toISOString();
-    moments.set(at.getTime(), text);
-    return text;
-  };
   const field = (value: CopyValue): string => {
     if (typeof value === "string") return COPY_SPECIAL.test(value) ? escaped(value) : value;
     if (value === null || value === undefined) return "\\N";
-    return value instanceof Date ? moment(value) : String(value);
+    return value instanceof Date ? moment(value, moments) : String(value);
   };
-  return Buffer.from(rows.map((row) => `${row.map(field).join("\t")}\n`).join(""));
+  let buffer = spare.pop() ?? Buffer.allocUnsafeSlow(BUFFER_BYTES_MIN);
+  let at = HEAD_BYTES;
+  for (const row of rows) {
+    let line = field(row[0]);
+    for (let column = 1; column < row.length; column++) line += `\t${field(row[column])}`;
+    line += "\n";
+    buffer = withRoom(buffer, at, line.length * UNIT_BYTES_MAX + HEAD_BYTES);
+    at += buffer.write(line, at);
+  }
+  buffer[0] = COPY_DATA;
+  buffer.writeInt32BE(at - 1, 1);
+  buffer[at] = COPY_DONE;
+  buffer.writeInt32BE(HEAD_BYTES - 1, at + 1);
+  return buffer.subarray(0, at + HEAD_BYTES);
+}
+
+/** The connection has taken these messages: their memory may be used again. */
+export function hasLeft({ buffer }: Buffer<ArrayBuffer>): void {
+  if (spare.length < SPARE_MAX && buffer.byteLength <= SPARE_BYTES_MAX) spare.push(Buffer.from(buffer));
+}
+
+/** The buffer, or a larger one with what is in it up to `at`. */
+function withRoom(buffer: Buffer<ArrayBuffer>, at: number, bytes: number): Buffer<ArrayBuffer> {
+  if (at + bytes <= buffer.length) return buffer;
+  const larger = Buffer.allocUnsafeSlow(Math.max(at + bytes, 2 * buffer.length));
+  buffer.copy(larger, 0, 0, at);
+  return larger;
+}
+
+function moment(at: Date, known: Map<number, string>): string {
+  let text = known.get(at.getTime());
+  if (text === undefined) known.set(at.getTime(), (text = at.toISOString()));
+  return text;
 }
 
 const escaped = (text: string): string => text.replaceAll(COPY_SPECIALS, (character) => COPY_ESCAPES[character] ?? "");

@@ -10,7 +10,7 @@ import { invariant } from "../domain/invariant.ts";
 import { SLOT_COUNT } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Asked, Burst, parameter, type Parameter } from "./burst.ts";
-import { copyText, type CopyValue } from "./copy.ts";
+import { copyMessages, type CopyValue } from "./copy.ts";
 
 /**
  * One statement has one name and one text: the name is how PostgreSQL finds its prepared plan. `orders_$1` in a text is the partition of the
@@ -350,10 +350,10 @@ export class Transaction implements Writable {
   }
 
   async copy(statement: Statement, slot: number, rows: readonly (readonly CopyValue[])[]): Promise<void> {
-    await this.#ask(inSlot(statement, [slot]), [], copyText(rows));
+    await this.#ask(inSlot(statement, [slot]), [], copyMessages(rows));
   }
 
-  #ask<Row extends object>(statement: Statement, values: readonly Parameter[], rows?: Buffer): Promise<Answered<Row>> {
+  #ask<Row extends object>(statement: Statement, values: readonly Parameter[], rows?: Buffer<ArrayBuffer>): Promise<Answered<Row>> {
     if (this.#ended) throw new Error(`${statement.name} came after the end of its transaction`);
     return ask<Row>((asked) => this.#send(asked), statement, values, rows).catch((error: unknown) => this.#fail(error));
   }
@@ -390,7 +390,7 @@ const ask = <Row extends object>(
   send: (asked: Asked) => void,
   { name, text }: Statement,
   values: readonly Parameter[],
-  rows?: Buffer,
+  rows?: Buffer<ArrayBuffer>,
 ): Promise<Answered<Row>> =>
   new Promise((resolve, reject) => {
     send({ name, text, values, rows, resolve: (found, changed) => resolve({ rows: found as Row[], changed }), reject });

@@ -230,6 +230,33 @@ describe("copy", () => {
     await one.close();
   });
 
+  test("of more than a buffer takes, several at once and again and again, arrives whole", async () => {
+    await city.query(sql("delete from copied"));
+    const wide = "团购，一起买更便宜 ".repeat(40);
+    for (let round = 0; round < 3; round++) {
+      const back = await drain(async (tx) => {
+        const parts = Array.from({ length: 6 }, (_, part) =>
+          Array.from({ length: 10 ** (part % 4) }, (_row, n): CopyValue[] => [
+            part * 10_000 + n,
+            `${part} ${n} ${wide}`,
+            n,
+            null,
+            null,
+            null,
+          ]),
+        );
+        await Promise.all(parts.map((rows) => tx.copy(INTO, 0, rows)));
+        const wrong = sql(
+          `select n from copied where text is distinct from n / 10000 || ' ' || n % 10000 || ' ' || '${wide}' or big <> n % 10000`,
+        );
+        const [[found], differ] = await Promise.all([tx.query(sql("select count(*)::integer as n from copied")), tx.query(wrong)]);
+        await tx.query(sql("delete from copied"));
+        return { found, differ, sent: parts.flat().length };
+      });
+      assert.deepEqual(back, { found: { n: back.sent }, differ: [], sent: 1_122 });
+    }
+  });
+
   test("of nothing, and of a row that is no row of the table, ends like any statement", async () => {
     const before = await count();
     await city.transaction((tx) => tx.copy(INTO, 0, []));
