@@ -86,6 +86,8 @@ export class Town {
   readonly #keyspaces: TestKeyspaces;
   readonly #routed: Keyspaces;
   readonly admin: string;
+  /** One connection a database. Whoever waits looks twenty times a second: with a session made for each look those were half of what the kills cost. */
+  readonly #pools = new Map<string, pg.Pool>();
   /** The bar everybody goes to. */
   bar: { readonly boss: string; readonly merchantId: Id; readonly deal: Id } = { boss: "", merchantId: "" as Id, deal: "" as Id };
   #people = 0;
@@ -140,6 +142,7 @@ export class Town {
     await this.simpay.stop();
     await this.#between?.nats.stop();
     await this.#between?.redis.stop();
+    for (const pool of this.#pools.values()) await pool.end();
     await this.#keyspaces.drop();
     rmSync(this.#door.dataDir, { recursive: true, force: true });
   }
@@ -298,13 +301,9 @@ export class Town {
     return this.#query<Row>(users?.name ?? "", text, []);
   }
   async #query<Row extends pg.QueryResultRow>(url: string, text: string, values: readonly unknown[]): Promise<Row[]> {
-    const client = new pg.Client({ connectionString: url });
-    await client.connect();
-    try {
-      return (await client.query<Row>(text, [...values])).rows;
-    } finally {
-      await client.end();
-    }
+    let pool = this.#pools.get(url);
+    if (pool === undefined) this.#pools.set(url, (pool = new pg.Pool({ connectionString: url, max: 1 })));
+    return (await pool.query<Row>(text, [...values])).rows;
   }
 
   /** Waits until it holds, in a town where nobody waits for the time of the next attempt. */
