@@ -7,6 +7,7 @@
  * the burst, so the first error is everybody's.
  */
 import pg from "pg";
+import { isoText } from "../domain/moment.ts";
 import { hasLeft } from "./copy.ts";
 
 export interface Asked {
@@ -138,7 +139,7 @@ export function parameter(value: unknown): Parameter {
   if (value === null || value === undefined) return null;
   if (typeof value === "string" || Buffer.isBuffer(value)) return value;
   if (typeof value === "number" || typeof value === "bigint" || typeof value === "boolean") return String(value);
-  if (value instanceof Date) return value.toISOString();
+  if (value instanceof Date) return isoText(value);
   return Array.isArray(value) ? arrayText(value) : JSON.stringify(value);
 }
 

@@ -1,3 +1,5 @@
+import { isoText } from "../domain/moment.ts";
+
 /** What a column is given by COPY; bytes as `\\x…`. */
 export type CopyValue = string | number | bigint | boolean | Date | null | undefined;
 
@@ -16,16 +18,10 @@ const spare: Buffer<ArrayBuffer>[] = [];
 
 /**
  * Rows as the messages of a COPY, CopyData and CopyDone, in PostgreSQL's text format: a line a row, a tab between columns. Each line is encoded where it is to
- * lie; one text of them all was copied three times before the connection had it. Whoever has sent it says so (`hasLeft`). The rows of a batch share their
- * moments: each is written out once. Throws at a moment that is none.
+ * lie; one text of them all was copied three times before the connection had it. Whoever has sent it says so (`hasLeft`). Throws
+ * at a moment that is none.
  */
 export function copyMessages(rows: readonly (readonly CopyValue[])[]): Buffer<ArrayBuffer> {
-  const moments = new Map<number, string>();
-  const field = (value: CopyValue): string => {
-    if (typeof value === "string") return COPY_SPECIAL.test(value) ? escaped(value) : value;
-    if (value === null || value === undefined) return "\\N";
-    return value instanceof Date ? moment(value, moments) : String(value);
-  };
   let buffer = spare.pop() ?? Buffer.allocUnsafeSlow(BUFFER_BYTES_MIN);
   let at = HEAD_BYTES;
   for (const row of rows) {
@@ -55,10 +51,10 @@ function withRoom(buffer: Buffer<ArrayBuffer>, at: number, bytes: number): Buffe
   return larger;
 }
 
-function moment(at: Date, known: Map<number, string>): string {
-  let text = known.get(at.getTime());
-  if (text === undefined) known.set(at.getTime(), (text = at.toISOString()));
-  return text;
+function field(value: CopyValue): string {
+  if (typeof value === "string") return COPY_SPECIAL.test(value) ? escaped(value) : value;
+  if (value === null || value === undefined) return "\\N";
+  return value instanceof Date ? isoText(value) : String(value);
 }
 
 const escaped = (text: string): string => text.replaceAll(COPY_SPECIALS, (character) => COPY_ESCAPES[character] ?? "");

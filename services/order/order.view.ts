@@ -1,3 +1,4 @@
+import { isoText } from "../../domain/moment.ts";
 import type { OrderRow } from "../../domain/order/place.ts";
 import { toJson } from "../../domain/money.ts";
 import type { Of } from "../../mixins/contract.ts";
@@ -18,9 +19,9 @@ export const viewOrder = (order: OrderRow, city: string, as: Pick<OrderRow, "sta
   regionVersion: order.regionVersion,
   discountBps: order.discountBps,
   ...(order.groupId === undefined ? undefined : { groupId: order.groupId }),
-  expiresAt: order.expiresAt.toISOString(),
-  createdAt: order.createdAt.toISOString(),
-  ...(as.paidAt === undefined ? undefined : { paidAt: as.paidAt.toISOString() }),
+  expiresAt: isoText(order.expiresAt),
+  createdAt: isoText(order.createdAt),
+  ...(as.paidAt === undefined ? undefined : { paidAt: isoText(as.paidAt) }),
 });
 
 /** The answer its POST gave: an order as it was when it was made, whatever has become of it. All of it is fixed on the row. */
