@@ -9,8 +9,9 @@ import { testServer, type TestServer } from "../support/databases.ts";
 import { Town } from "../support/town.ts";
 import { paidBySimpay } from "../support/walks.ts";
 
-/** Lines of nobody's, each a booking: three batches of 500 at most. */
+/** Lines of nobody's, each a booking: three batches. */
 const STRAYS = 1_200;
+const BATCH = 500;
 const STRAY_FEN = 7;
 const PAID = 2;
 
@@ -63,10 +64,14 @@ it(
       (await town.inUsers<{ n: string }>("select count(*) as n from recon_differences where booked")).at(0)?.n;
     assert.deepEqual([await state(), await booked()], [{ id, state: "RECEIVED" }, "0"]);
     await diesAt("after write recon/move");
-    assert.deepEqual([await state(), await booked()], [{ id, state: "MATCHED" }, "0"]);
-    for (const so of ["500", "1000", "1200"]) {
+    // Where the part that was matched in the life before is that of the strays, the first batch of them is booked before the rest is matched.
+    let so = Number(await booked());
+    assert.ok(so === 0 || so === BATCH, `${so} are booked`);
+    assert.deepEqual(await state(), { id, state: "MATCHED" });
+    while (so < STRAYS) {
       await diesAt("after drain recon.book");
-      assert.deepEqual([await state(), await booked()], [{ id, state: "MATCHED" }, so]);
+      so = Math.min(so + BATCH, STRAYS);
+      assert.deepEqual([await state(), await booked()], [{ id, state: "MATCHED" }, String(so)]);
     }
 
     await town.live();

@@ -32,7 +32,8 @@ import { differences, OURS, witnessed, type Ours } from "./witness.ts";
 const JWT_SECRET = "a secret for failpoint tests, long enough";
 const ADMIN_PASSWORD = "failpoint-admin";
 const tokens = makeTokens(JWT_SECRET);
-const tokenOf = (...parameters: Parameters<typeof caller>): Promise<string> => tokens.sign(caller(...parameters), 7_200);
+const TOKEN_SECONDS = 7_200;
+const tokenOf = (...parameters: Parameters<typeof caller>): Promise<string> => tokens.sign(caller(...parameters), TOKEN_SECONDS);
 
 /** Programs by name, and what each of them is. */
 export type Programs = Readonly<Record<string, readonly ServiceName[]>>;
@@ -183,7 +184,9 @@ export class Town {
   /** Once, while there is a server. */
   async furnish(): Promise<void> {
     const { boss, merchantId, deals } = await openBar(this.#door, this.admin, 1);
-    this.bar = { boss, merchantId, deal: deals[0] ?? ("" as Id) };
+    // That of a login is good for fifteen minutes, and a slow machine kills for longer.
+    const { caller: owner } = await tokens.verify(boss);
+    this.bar = { boss: await tokens.sign(owner, TOKEN_SECONDS), merchantId, deal: deals[0] ?? ("" as Id) };
   }
 
   /** Starts the programs, told where to die. Returns when the town is served, or one is dead already. */
