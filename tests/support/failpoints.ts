@@ -225,8 +225,8 @@ class Round {
     for (let quiet = 0; this.#left.size > 0;) {
       const before = this.struck.length;
       const left = new Set([...this.#left].map(stepOf));
-      const rest = WALKS.filter((walk) => [...(passedBy.get(walk) ?? [])].some((key) => left.has(stepOf(key))));
-      for (const walk of rest) if (this.#left.size > 0 && !ofStarts.includes(walk)) await this.#go(walk);
+      const isPast = (walk: Walk): boolean => [...(passedBy.get(walk) ?? [])].some((key) => left.has(stepOf(key)));
+      for (const walk of WALKS) if (this.#left.size > 0 && walk.prepare === undefined && isPast(walk)) await this.#go(walk);
       if (this.#left.size > 0 && quiet > 0) await sleep(MARKS_SAVED_MS);
       // A start reads what was told before it, which on a fresh machine the first walk does.
       if (this.#left.size > 0) for (const walk of ofStarts) await this.#go(walk);
