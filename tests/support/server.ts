@@ -111,7 +111,7 @@ export class Server {
   /** SIGKILL to the process that was started, and to no other. */
   async kill(): Promise<void> {
     const child = this.#process;
-    assert.ok(child, "it was started");
+    assert.ok(child && child.exitCode === null && child.signalCode === null, `it runs; it said:\n${this.output}`);
     const exited = new Promise((resolve) => child.once("exit", resolve));
     child.kill("SIGKILL");
     await exited;
