@@ -106,8 +106,8 @@ class OrdersBench {
   readonly #arrivals: Measured[] = [];
   readonly #colds: Measured[] = [];
   #loadMemoryMb = 0;
-  /** What was made once, and is there in every round. */
-  #limitDeal: string | undefined;
+  /** Nobody has ordered of it yet: the floor's shoppers begin anew each time, and each may have 5 unpaid orders with one merchant. */
+  #limitDeal = "";
   #walletsAreFull = false;
 
   constructor(place: Place, generator: Generator, faults: string[], options: OrdersOptions) {
@@ -247,6 +247,7 @@ class OrdersBench {
   async #drain(bench: Bench): Promise<Measured> {
     await this.#arrive(bench);
     this.#colds.push(await this.#cold(bench, "orders.drain", ordersOf([await this.#hotDeal(bench)])));
+    this.#limitDeal = await this.#hotDeal(bench);
     return this.#load(bench, "orders.drain", ordersOf([await this.#hotDeal(bench)]), WARM);
   }
 
@@ -278,7 +279,7 @@ class OrdersBench {
   async #limit(drain: Measured): Promise<Floor> {
     const { seconds, warmSeconds, say } = this.#options;
     const size = Math.max(1, Math.round(drain.batch));
-    const dealId = (this.#limitDeal ??= await this.#with(START, (bench) => this.#hotDeal(bench)));
+    const dealId = this.#limitDeal;
     const http = await httpFloor(this.#place, this.#generator, {
       connections: CONNECTIONS,
       dealId,
