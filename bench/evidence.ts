@@ -134,11 +134,11 @@ export class Evidence {
     return Object.fromEntries(rows.map(({ name, setting, unit }) => [name, unit ? `${setting} ${unit}` : setting]));
   }
 
-  /** Bytes of log that event consumers have not taken yet, over all databases. */
+  /** Bytes of log that event consumers have not taken yet, over all databases; of a slot that nobody reads the relay dozes, and has handled everything. */
   async eventLagBytes(): Promise<number> {
     return Math.max(
       ...(await this.#ofServers(
-        "select max(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn))::bigint as n from pg_replication_slots",
+        "select coalesce(max(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn)), 0)::bigint as n from pg_replication_slots where active",
       )),
     );
   }

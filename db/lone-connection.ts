@@ -27,7 +27,7 @@ export class LoneConnection implements Queryable {
       new pg.Client({
         connectionString: database.url,
         application_name: name,
-        options: `-c timezone=UTC -c jit=off -c statement_timeout=${LIMITS.statementMs} -c idle_session_timeout=${LONE_IDLE_MS_MAX}`,
+        options: `-c timezone=UTC -c jit=off -c statement_timeout=${LIMITS.statementMs} -c lock_timeout=${LIMITS.lockWaitMs} -c idle_session_timeout=${LONE_IDLE_MS_MAX}`,
         keepAlive: true,
         connectionTimeoutMillis: CONNECT_MS,
         query_timeout: ANSWER_MS,

@@ -22,18 +22,18 @@ const DOZE_LOCK = "7431, 2";
 const LOOK: Statement = {
   name: "journal/look",
   text: `
-    select wal_status, active or not pg_try_advisory_xact_lock(${DOZE_LOCK}) as busy
-      from pg_replication_slots where slot_name = $1 and database = current_database()`,
+    select s.slot_name is not null as made, s.wal_status, coalesce(s.active, false) or not pg_try_advisory_xact_lock(${DOZE_LOCK}) as busy
+      from (select 1) as one left join pg_replication_slots s on s.slot_name = $1 and s.database = current_database()`,
 };
 /**
- * `busy`: somebody reads it, or dozes beside it. `lost`: the server has thrown away log that was not read yet; such a slot is good for nothing
- * but dropping.
+ * `busy`: somebody reads it, or dozes beside it, and it may be missing for a moment. `lost`: the server has thrown away log that was not read yet; such a
+ * slot is good for nothing but dropping.
  */
 export async function lookAtReplicationSlot(tx: Queryable, name: string): Promise<"missing" | "lost" | "busy" | "free"> {
-  const [row] = await tx.query<{ wal_status: string | null; busy: boolean }>(LOOK, [name]);
-  if (!row) return "missing";
-  if (row.wal_status === "lost") return "lost";
-  return row.busy ? "busy" : "free";
+  const [row] = await tx.query<{ made: boolean; wal_status: string | null; busy: boolean }>(LOOK, [name]);
+  if (row?.busy) return "busy";
+  if (!row?.made) return "missing";
+  return row.wal_status === "lost" ? "lost" : "free";
 }
 
 const DROP: Statement = { name: "journal/drop-slot", text: `select pg_drop_replication_slot($1)` };
@@ -75,7 +75,7 @@ const CUT: Statement = {
   text: `select (pg_current_wal_insert_lsn() - '0/0')::text as position, ${LAST_ID} as id from events_id_seq`,
 };
 /** LOCK_NOT_AVAILABLE: somebody has. */
-const LOCKED = "55P03";
+export const LOCKED = "55P03";
 /** Undefined where somebody is appending. */
 export async function takeCut(connection: LoneConnection): Promise<Cut | undefined> {
   try {
@@ -88,9 +88,42 @@ export async function takeCut(connection: LoneConnection): Promise<Cut | undefin
 }
 
 const ADVANCE: Statement = { name: "journal/advance", text: `select pg_replication_slot_advance($1, '0/0'::pg_lsn + $2::numeric)` };
-/** The log before `position` holds nothing for us. PostgreSQL goes no farther than what is flushed. */
+/** The log before `position` holds nothing for us. PostgreSQL reads up to there, and goes no farther than what is flushed. */
 export const advanceReplicationSlot = (tx: Queryable, name: string, position: bigint): Promise<object[]> =>
   tx.query(ADVANCE, [name, position.toString()]);
+
+const RESTS: Statement = {
+  name: "journal/rests",
+  text: `
+    select from pg_replication_slots
+     where slot_name = $1 and database = current_database() and not active and pg_current_wal_insert_lsn() - confirmed_flush_lsn <= $2`,
+};
+/** Whether it is there, nobody reads it, and no more than so much log is kept for it. */
+export const slotRests = async (tx: Queryable, name: string, bytesMax: number): Promise<boolean> =>
+  (await tx.query(RESTS, [name, bytesMax])).length > 0;
+
+const BEGIN_ANEW: Statement = { name: "journal/begin-anew", text: `select pg_create_logical_replication_slot($1, 'pgoutput', true)` };
+const COPY: Statement = { name: "journal/copy-slot", text: `select pg_copy_logical_replication_slot($1, $2, false)` };
+/**
+ * A replication slot that begins here, in the place of one that began earlier: nothing is read, where moving the old one on reads all that was logged since.
+ * Whatever is committed from here on is told by it; that nothing was committed before, `lastId` tells: the last event that was handled is still the last
+ * that was given an id. Undefined where it is not; then the old one stays. The new one is the session's own until that is known, so a crash leaves the
+ * old one, or none.
+ *
+ * It waits for the transactions of the whole server that are under way: throws LOCK_NOT_AVAILABLE where one lasts (`lock_timeout`).
+ */
+export async function renewReplicationSlot(session: LoneConnection, name: string, lastId: string): Promise<boolean> {
+  const next = `${name}_next`;
+  await session.query(BEGIN_ANEW, [next]);
+  try {
+    if ((await lastEventId(session)) !== lastId) return false;
+    await session.query(DROP, [name]);
+    await session.query(COPY, [next, name]);
+    return true;
+  } finally {
+    await session.query(DROP, [next]);
+  }
+}
 
 const DISTRUST: Statement = { name: "journal/distrust", text: `update relay_marks set replayed = false where replayed` };
 /** From now on every consumer reads the table before the log. Written before a new replication slot is made, so that a crash between cannot hide the gap. */

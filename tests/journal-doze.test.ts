@@ -6,7 +6,14 @@ import type { Database } from "../db/database.ts";
 import { LoneConnection } from "../db/lone-connection.ts";
 import { ReplicationStream } from "../db/replication.ts";
 import type { RelayState } from "../mixins/journal-relay.ts";
-import { advanceReplicationSlot, createReplicationSlot, type Cut, dropReplicationSlot, takeCut } from "../mixins/journal-store.ts";
+import {
+  advanceReplicationSlot,
+  createReplicationSlot,
+  type Cut,
+  dropReplicationSlot,
+  renewReplicationSlot,
+  takeCut,
+} from "../mixins/journal-store.ts";
 import { testKeyspaces, testServer, type TestKeyspaces, type TestServer } from "./support/databases.ts";
 import {
   append,
@@ -54,6 +61,12 @@ describe("a relay whose database is quiet", () => {
     };
     return { ...row, passed };
   };
+  /** Another database of the server writes more than is left for who wakes to read; where the log ends then. */
+  const busy = async (): Promise<string> => {
+    await other.query({ name: "test/busy", text: "select pg_logical_emit_message(false, 'test', repeat('x', 40 * 1024 * 1024))" });
+    const [row] = await other.query<{ now: string }>({ name: "test/now", text: "select pg_current_wal_insert_lsn()::text as now" });
+    return row?.now ?? "";
+  };
   /** Somebody who appends and takes his time, longer than any drain may. */
   const writer = async (): Promise<pg.Client> => {
     const client = new pg.Client({ connectionString: sh.url });
@@ -93,13 +106,9 @@ describe("a relay whose database is quiet", () => {
     await dozes(running);
     await until("nobody reads the slot", async () => !(await slot()).active);
     const beatsBefore = beats;
-    await append(other, 1, 1_000);
-    const [{ now } = { now: "" }] = await other.query<{ now: string }>({
-      name: "test/now",
-      text: "select pg_current_wal_lsn()::text as now",
-    });
     const { passed } = await slot();
-    await until("the slot has followed", () => passed(now));
+    const position = await busy();
+    await until("the slot has followed", () => passed(position));
     await until("who wants beats is given them", () => beats > beatsBefore);
     assert.equal(stateOf(running), "dozing");
     const startedMs = performance.now();
@@ -108,6 +117,26 @@ describe("a relay whose database is quiet", () => {
     t.diagnostic(`told ${Math.round(performance.now() - startedMs)} ms after it happened`);
     assert.equal(stateOf(running), "reading");
     assert.deepEqual(await effectsOf(user, "quiet"), { events: told, distinct: told });
+    assert.deepEqual(running.log, []);
+  });
+
+  test("has its slot follow also while somebody's transaction lasts, in whatever database of the server", async (t) => {
+    const running = startJournal([sh], [effectConsumer("patient", user)]);
+    const client = new pg.Client({ connectionString: other.url });
+    await client.connect();
+    t.after(() => Promise.all([running.stop(), client.end()]));
+    await isTold("patient");
+    await dozes(running);
+    const { passed } = await slot();
+    await client.query("begin");
+    await client.query("select pg_current_xact_id()");
+    const position = await busy();
+    await until("the slot has followed", () => passed(position));
+    assert.equal(stateOf(running), "dozing");
+    await tell(1, 5);
+    await isTold("patient", SOON_MS);
+    await client.query("commit");
+    assert.deepEqual(await effectsOf(user, "patient"), { events: told, distinct: told });
     assert.deepEqual(running.log, []);
   });
 
@@ -221,12 +250,12 @@ describe("a relay whose database is quiet", () => {
     });
     const committed: string[][] = [];
     const read: string[][] = [];
-    let [cuts, advances] = [0, 0];
+    let [cuts, advances, renewals] = [0, 0, 0];
     let following = true;
     /** Until nothing was given between two cuts: on a slow machine reading takes so long that it would not come about by itself. */
     const quiet = async (): Promise<void> => {
-      const before = advances;
-      while (following && advances === before) await sleep(1);
+      const before = advances + renewals;
+      while (following && advances + renewals === before) await sleep(1);
     };
     const write = async (at: number): Promise<void> => {
       const client = await writer();
@@ -258,9 +287,13 @@ describe("a relay whose database is quiet", () => {
       stream.confirm(position);
       await stream.close();
     };
-    // What a relay does, without its pauses: reads up to a cut; as long as no id is given, only moves the slot to the next.
+    // What a relay does, without its pauses: reads up to a cut; as long as no id is given, only makes the slot anew, or moves it to the next cut.
     let last: Cut | undefined;
     const follow = async (): Promise<void> => {
+      if (last && Math.random() < 0.5) {
+        if (await renewReplicationSlot(connection, name, last.lastId)) renewals++;
+        return;
+      }
       const cut = await takeCut(connection);
       if (!cut) return;
       cuts++;
@@ -281,9 +314,12 @@ describe("a relay whose database is quiet", () => {
       following = false;
       await written;
     }
-    await follow();
-    t.diagnostic(`${cuts} cuts, ${advances} of them without a new id; ${committed.flat().length} events`);
-    assert.ok(advances > 50);
+    const end = await takeCut(connection);
+    assert.ok(end);
+    await readUpTo(end.position);
+    t.diagnostic(`${cuts} cuts, ${advances} of them without a new id; ${renewals} renewals; ${committed.flat().length} events`);
+    assert.ok(advances > 25);
+    assert.ok(renewals > 25);
     // What comes behind the position that was read up to may come again.
     assert.deepEqual(
       read.map((ids) => [...new Set(ids)]),
