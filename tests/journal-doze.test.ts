@@ -11,6 +11,8 @@ import {
   createReplicationSlot,
   type Cut,
   dropReplicationSlot,
+  lastEventId,
+  lookAtReplicationSlot,
   renewReplicationSlot,
   takeCut,
 } from "../mixins/journal-store.ts";
@@ -240,7 +242,7 @@ describe("a relay whose database is quiet", () => {
     assert.deepEqual(await effectsOf(user, "dropped"), { events: told, distinct: told });
   });
 
-  test("has nothing to read behind a cut: of 600 transactions at random, under way at any cut, none is lost or out of order", async (t) => {
+  test("has nothing to read behind a cut: of 600 transactions at random, under way at any cut, none is lost or out of order, nor where a renewal is killed", async (t) => {
     const [name, WRITERS, TRANSACTIONS] = ["test_cuts", 3, 200];
     const connection = await LoneConnection.open(sh, "tuanbar-test");
     await createReplicationSlot(sh, name);
@@ -250,12 +252,13 @@ describe("a relay whose database is quiet", () => {
     });
     const committed: string[][] = [];
     const read: string[][] = [];
-    let [cuts, advances, renewals] = [0, 0, 0];
+    const before = await lastEventId(sh);
+    let [cuts, advances, renewals, kills, gaps] = [0, 0, 0, 0, 0];
     let following = true;
     /** Until nothing was given between two cuts: on a slow machine reading takes so long that it would not come about by itself. */
     const quiet = async (): Promise<void> => {
-      const before = advances + renewals;
-      while (following && advances + renewals === before) await sleep(1);
+      const soFar = advances + renewals;
+      while (following && advances + renewals === soFar) await sleep(1);
     };
     const write = async (at: number): Promise<void> => {
       const client = await writer();
@@ -287,9 +290,29 @@ describe("a relay whose database is quiet", () => {
       stream.confirm(position);
       await stream.close();
     };
+    /** Leaves the old slot, or the new one; or none, and then a relay makes one and reads the table. */
+    const killRenewal = async ({ lastId }: Cut): Promise<void> => {
+      const session = await LoneConnection.open(sh, "tuanbar-test-killed");
+      const renewing = renewReplicationSlot(session, name, lastId).catch(() => undefined);
+      await sleep(Math.random() * 15);
+      const text = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'tuanbar-test-killed'";
+      await sh.query({ name: "test/kill", text });
+      await renewing;
+      await session.close();
+      kills++;
+      if ((await lookAtReplicationSlot(sh, name)) !== "missing") return;
+      gaps++;
+      await createReplicationSlot(sh, name);
+      const rows = await sh.query<{ slot: number; id: string }>(
+        { name: "test/table", text: "select slot, id from events where slot < $1 and id > $2 order by id" },
+        [WRITERS, before],
+      );
+      for (const at of committed.keys()) read[at] = rows.flatMap((row) => (row.slot === at ? [row.id] : []));
+    };
     // What a relay does, without its pauses: reads up to a cut; as long as no id is given, only makes the slot anew, or moves it to the next cut.
     let last: Cut | undefined;
     const follow = async (): Promise<void> => {
+      if (last && Math.random() < 0.1) return killRenewal(last);
       if (last && Math.random() < 0.5) {
         if (await renewReplicationSlot(connection, name, last.lastId)) renewals++;
         return;
@@ -317,9 +340,10 @@ describe("a relay whose database is quiet", () => {
     const end = await takeCut(connection);
     assert.ok(end);
     await readUpTo(end.position);
-    t.diagnostic(`${cuts} cuts, ${advances} of them without a new id; ${renewals} renewals; ${committed.flat().length} events`);
-    assert.ok(advances > 25);
-    assert.ok(renewals > 25);
+    t.diagnostic(
+      `${cuts} cuts, ${advances} of them without a new id; ${renewals} renewals, ${kills} killed, ${gaps} of them in the gap; ${committed.flat().length} events`,
+    );
+    assert.ok(advances > 15 && renewals > 15 && kills > 5);
     // What comes behind the position that was read up to may come again.
     assert.deepEqual(
       read.map((ids) => [...new Set(ids)]),
