@@ -7,6 +7,7 @@ import type { EventData } from "../domain/events.ts";
 import type { DealId, GroupId, MerchantId, OrderId, UserId } from "../domain/ids.ts";
 import { noticesOf, TELLING_TYPES } from "../domain/notify/notices.ts";
 import { appendEvents, type NewEvent } from "../mixins/events.ts";
+import { journalOf } from "../mixins/journal.ts";
 import { rawHandlerOf } from "../mixins/raw-routes.ts";
 import { findIndexedOrders } from "../services/order/order-index.store.ts";
 import { streamEvents } from "../services/notify/notify.contract.ts";
@@ -65,6 +66,8 @@ describe("notifications", () => {
     node = await testNode(["notify", "order", "order-index", "journal"], {
       notify: { heartbeatMs: 300, ageMs: 5_000, streamsPerUserMax: 3 },
     });
+    // A stream below lives for 5 s, and a new replication slot waits for the transactions of all test files.
+    await until("events are read", () => journalOf(node.node.broker).relays.every((relay) => relay.isInCharge));
     server = createServer((req, res) => {
       const handler = rawHandlerOf(node.node.broker, streamEvents);
       const as = caller(String(req.headers["x-user"]));
