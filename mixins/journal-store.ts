@@ -107,22 +107,21 @@ const COPY: Statement = { name: "journal/copy-slot", text: `select pg_copy_logic
 /**
  * A replication slot that begins here, in the place of one that began earlier: nothing is read, where moving the old one on reads all that was logged since.
  * Whatever is committed from here on is told by it; that nothing was committed before, `lastId` tells: the last event that was handled is still the last
- * that was given an id. Undefined where it is not; then the old one stays. The new one is the session's own until that is known, so a crash leaves the
- * old one, or none.
+ * that was given an id. False where it is not; then the old one stays. The new one is the session's own until that is known, so a crash leaves the
+ * old one, or none. Behind an error nothing is left of it: PostgreSQL drops temporary slots with the first.
  *
  * It waits for the transactions of the whole server that are under way: throws LOCK_NOT_AVAILABLE where one lasts (`lock_timeout`).
  */
 export async function renewReplicationSlot(session: LoneConnection, name: string, lastId: string): Promise<boolean> {
   const next = `${name}_next`;
   await session.query(BEGIN_ANEW, [next]);
-  try {
-    if ((await lastEventId(session)) !== lastId) return false;
+  const isQuiet = (await lastEventId(session)) === lastId;
+  if (isQuiet) {
     await session.query(DROP, [name]);
     await session.query(COPY, [next, name]);
-    return true;
-  } finally {
-    await session.query(DROP, [next]);
   }
+  await session.query(DROP, [next]);
+  return isQuiet;
 }
 
 const DISTRUST: Statement = { name: "journal/distrust", text: `update relay_marks set replayed = false where replayed` };
