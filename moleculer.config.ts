@@ -19,6 +19,7 @@ import { SlotStrategy } from "./mixins/slot-strategy.ts";
 import { RedisStockGate } from "./mixins/stock-gate.redis.ts";
 import { surfaceOf } from "./mixins/surface.ts";
 import type { Tracing, TracingSettings } from "./mixins/tracing.ts";
+import { underWay } from "./mixins/under-way.ts";
 import { makeValidator } from "./mixins/validator.ts";
 import { Regions } from "./regions/registry.ts";
 import { CONTRACTS } from "./services/gateway/routes.ts";
@@ -242,16 +243,15 @@ function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): Brok
     // A merely slow capture would run twice: retries are the caller's, and only where a contract says they are safe.
     retryPolicy: { enabled: false },
     registry: { strategy: SlotStrategy, preferLocal: false },
-    // Stopping without it drops the calls under way.
-    tracking: { enabled: true, shutdownTimeout: LIMITS.requestMs },
+    // What `underWay` waits for at a stop.
+    tracking: { shutdownTimeout: LIMITS.requestMs },
     // Signals are handled once, by the script that started the node.
     skipProcessEventRegistration: true,
     // Ours are Prometheus metrics made by prom-client.
     metrics: false,
     // Traces are made by OpenTelemetry's SDK: `mixins/tracing.ts`.
     tracing: false,
-    // Moleculer's own order, from the inside out, but for two things that stood within Timeout: its breaker never saw one, and its tracker never
-    // heard the end of a call that had timed out, so a node that had met one took ten seconds longer to stop.
+    // Moleculer's own order, from the inside out, but for its breaker, which stood within Timeout and never saw one.
     internalMiddlewares: false,
     middlewares: [
       ...(tracing === undefined ? [] : [tracing.middleware()]),
@@ -260,7 +260,9 @@ function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): Brok
       ...(bus === undefined ? [] : [bus.refusal]),
       ...(options.failpoints === undefined ? [] : [options.failpoints.asks()]),
       { name: "Joining", serviceStarting: async ({ broker }) => refuseConflict(broker, (broker.metadata as NodeMetadata).surface) },
-      ...["ActionHook", "Validator", "Bulkhead", "Timeout", "ContextTracker", "CircuitBreaker", "ErrorHandler"],
+      ...["ActionHook", "Validator", "Bulkhead"],
+      underWay,
+      ...["CircuitBreaker", "ErrorHandler"],
     ],
     ...(bus === undefined ? {} : clusterOptions(bus)),
   };

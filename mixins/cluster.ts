@@ -35,7 +35,7 @@ export function checkLiveOptions(
   invariant(options.serializer === "CBOR", "bigint survives the wire");
   invariant((options.requestTimeout ?? 0) > 0, "no call waits for ever");
   invariant(options.registry?.preferLocal === false, "calls go to their shard's node");
-  invariant(options.tracking?.enabled === true, "calls under way are waited for");
+  invariant((options.tracking?.shutdownTimeout ?? 0) > 0, "calls under way are waited for");
   const running = new Set(broker.services.map(({ name }) => name));
   const missing = wanted.services.filter((name) => !running.has(name));
   invariant(missing.length === 0, `every service asked for runs here, also ${missing.join(", ")}`);

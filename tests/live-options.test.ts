@@ -9,7 +9,7 @@ const meant: BrokerOptions = {
   serializer: "CBOR",
   requestTimeout: 10_000,
   registry: { preferLocal: false },
-  tracking: { enabled: true },
+  tracking: { shutdownTimeout: 10_000 },
   logger: false,
 };
 const check = (options: BrokerOptions): void => {
@@ -25,7 +25,7 @@ for (const [what, options] of [
   ["that writes what the others cannot read", { serializer: "JSON" }],
   ["whose calls wait for ever", { requestTimeout: 0 }],
   ["that prefers itself to a shard's node", { registry: { preferLocal: true } }],
-  ["that does not wait for calls under way", { tracking: { enabled: false } }],
+  ["that does not wait for calls under way", { tracking: { shutdownTimeout: 0 } }],
 ] as const satisfies readonly (readonly [string, BrokerOptions])[])
   test(`a node ${what} may not`, () => assert.throws(() => check(options), { name: "InvariantViolation" }));
 

@@ -1,0 +1,127 @@
+/** Calls under way: their deadlines, and what a node that stops waits for. */
+import assert from "node:assert/strict";
+import { test, type TestContext } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Errors, ServiceBroker, type Context, type ServiceSchema } from "moleculer";
+import { underWay } from "../mixins/under-way.ts";
+
+const STOP_MS = 300;
+
+/** A broker with one service, `bar`, which is stopped behind the test. */
+async function open(t: TestContext, bar: Omit<ServiceSchema, "name">): Promise<ServiceBroker> {
+  const broker = new ServiceBroker({
+    logger: false,
+    internalMiddlewares: false,
+    requestTimeout: 5_000,
+    tracking: { shutdownTimeout: STOP_MS },
+    middlewares: ["ActionHook", "Validator", underWay, "ErrorHandler"],
+  });
+  broker.createService({ name: "bar", ...bar });
+  await broker.start();
+  t.after(() => broker.stop());
+  return broker;
+}
+
+const elapsed = async (work: Promise<unknown>): Promise<number> => {
+  const startedMs = performance.now();
+  await work;
+  return performance.now() - startedMs;
+};
+
+test("a call is answered, or rejected with its handler's own error", async (t) => {
+  const refusal = new Error("no seats");
+  const broker = await open(t, { actions: { serve: () => Promise.resolve("beer"), refuse: () => Promise.reject(refusal) } });
+  assert.equal(await broker.call("bar.serve"), "beer");
+  await assert.rejects(broker.call("bar.refuse"), (error) => error === refusal);
+});
+
+test("a call that takes too long is rejected at its deadline: the caller's, else the action's, else the broker's", async (t) => {
+  const slow = (): Promise<void> => sleep(STOP_MS);
+  const broker = await open(t, { actions: { slow, brief: { handler: slow, timeout: 40 } } });
+  const tooLong = (action: string) => (error: unknown) =>
+    error instanceof Errors.RequestTimeoutError && (error.data as { action: string }).action === action;
+  await assert.rejects(broker.call("bar.slow", {}, { timeout: 40 }), tooLong("bar.slow"));
+  await assert.rejects(broker.call("bar.brief"), tooLong("bar.brief"));
+  await broker.call("bar.brief", {}, { timeout: 2_000 });
+  await broker.call("bar.slow");
+});
+
+test("what a handler says behind its deadline is nobody's, and no fault of the process", async (t) => {
+  const said = Promise.withResolvers<void>();
+  const broker = await open(t, {
+    actions: {
+      async late(): Promise<never> {
+        await sleep(60);
+        said.resolve();
+        throw new Error("too late to matter");
+      },
+    },
+  });
+  await assert.rejects(broker.call("bar.late", {}, { timeout: 20 }), Errors.RequestTimeoutError);
+  await said.promise;
+  await sleep(10); // an unhandled rejection would end this test file
+});
+
+test("a call within a call has what is left of its time", async (t) => {
+  let leftMs = Infinity;
+  const broker = await open(t, {
+    actions: {
+      async outer(ctx: Context): Promise<unknown> {
+        await sleep(100);
+        return ctx.call("bar.inner");
+      },
+      inner: (ctx: Context) => Promise.resolve((leftMs = ctx.options.timeout ?? Infinity)),
+    },
+  });
+  await broker.call("bar.outer", {}, { timeout: 1_000 });
+  assert.ok(leftMs > 0 && leftMs <= 905, `${leftMs} ms`);
+});
+
+test("a node that stops waits for calls and events under way, and no longer", async (t) => {
+  for (const begin of [
+    (broker: ServiceBroker): Promise<unknown> => broker.call("bar.slow"),
+    (broker: ServiceBroker): Promise<unknown> => Promise.resolve(void broker.emit("ordered")),
+  ]) {
+    let done = 0;
+    const slow = async (): Promise<void> => {
+      await sleep(120);
+      done++;
+    };
+    const broker = await open(t, { actions: { slow }, events: { ordered: slow } });
+    const called = begin(broker);
+    await sleep(10);
+    const tookMs = await elapsed(broker.stop());
+    await called;
+    assert.equal(done, 1, "it was waited for");
+    assert.ok(tookMs >= 100 && tookMs < STOP_MS, `${tookMs} ms`);
+  }
+});
+
+test("a node with nothing under way stops at once", async (t) => {
+  const broker = await open(t, { actions: { serve: () => Promise.resolve("beer"), refuse: () => Promise.reject(new Error("no")) } });
+  await Promise.all(Array.from({ length: 50 }, () => broker.call("bar.serve")));
+  await Promise.allSettled(Array.from({ length: 50 }, () => broker.call("bar.refuse")));
+  await Promise.allSettled(Array.from({ length: 50 }, () => broker.call("bar.nowhere")));
+  assert.ok((await elapsed(broker.stop())) < STOP_MS / 2);
+});
+
+test("a call that is over for its caller is not waited for, one that never ends is waited for so long", async (t) => {
+  const never = (): Promise<never> => new Promise(() => undefined);
+  const timedOut = await open(t, { actions: { never } });
+  await assert.rejects(timedOut.call("bar.never", {}, { timeout: 20 }), Errors.RequestTimeoutError);
+  assert.ok((await elapsed(timedOut.stop())) < STOP_MS / 2);
+
+  const hung = await open(t, { actions: { never } });
+  hung.call("bar.never", {}, { timeout: 0 }).catch(() => undefined);
+  await sleep(10);
+  const tookMs = await elapsed(hung.stop());
+  assert.ok(tookMs >= STOP_MS - 5 && tookMs < 3 * STOP_MS, `${tookMs} ms`);
+});
+
+test("what throws before it has begun is over", async (t) => {
+  const broker = await open(t, {
+    actions: { strict: { params: { n: "number" }, handler: () => Promise.resolve(1) } },
+  });
+  await assert.rejects(broker.call("bar.strict", { n: "x" }), Errors.ValidationError);
+  assert.ok((await elapsed(broker.stop())) < STOP_MS / 2);
+});
