@@ -69,9 +69,10 @@ async function over(whose: Service | ServiceBroker, { options }: ServiceBroker):
 /** Rejects with Moleculer's RequestTimeoutError; what the handler says then is nobody's any more. */
 function timely(broker: ServiceBroker, next: Handler, { name = "", timeout }: ActionSchema, count: Count): Handler {
   const defaultMs = timeout ?? broker.options.requestTimeout ?? 0;
+  const untimed = counted(next, count);
   return (ctx) => {
     const timeoutMs = (ctx.options.timeout ??= defaultMs);
-    if (timeoutMs <= 0) return counted(next, count)(ctx);
+    if (timeoutMs <= 0) return untimed(ctx);
     // A call that is made within this one has what is left of its time.
     (ctx as { startHrTime?: readonly [number, number] | null }).startHrTime ??= process.hrtime();
     return new Promise((resolve, reject) => {
@@ -103,7 +104,7 @@ function timely(broker: ServiceBroker, next: Handler, { name = "", timeout }: Ac
   };
 }
 
-/** A validator may throw where it should reject. */
+/** What stands within may throw where it should reject. */
 function begun(next: Handler, ctx: Context): Promise<unknown> {
   try {
     return next(ctx);
