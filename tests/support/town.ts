@@ -305,8 +305,14 @@ export class Town {
   }
   async #query<Row extends pg.QueryResultRow>(url: string, text: string, values: readonly unknown[]): Promise<Row[]> {
     let pool = this.#pools.get(url);
-    if (pool === undefined) this.#pools.set(url, (pool = new pg.Pool({ connectionString: url, max: 1 })));
+    if (pool === undefined) this.#pools.set(url, (pool = this.#pool(url)));
     return (await pool.query<Row>(text, [...values])).rows;
+  }
+  #pool(url: string): pg.Pool {
+    const pool = new pg.Pool({ connectionString: url, max: 1 });
+    // Its end does not wait for the server's sessions: one may be told to go by the drop of its database before it has read that nobody is there.
+    pool.on("error", (error) => assert.ok(pool.ending, error));
+    return pool;
   }
 
   /** Waits until it holds, in a town where nobody waits for the time of the next attempt. */
