@@ -19,6 +19,7 @@ import { SlotStrategy } from "./mixins/slot-strategy.ts";
 import { RedisStockGate } from "./mixins/stock-gate.redis.ts";
 import { surfaceOf } from "./mixins/surface.ts";
 import type { Tracing, TracingSettings } from "./mixins/tracing.ts";
+import { nextUid } from "./mixins/uids.ts";
 import { underWay } from "./mixins/under-way.ts";
 import { makeValidator } from "./mixins/validator.ts";
 import { Regions } from "./regions/registry.ts";
@@ -238,6 +239,7 @@ function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): Brok
     serializer: "CBOR",
     errorRegenerator: new DomainErrorRegenerator(),
     validator: makeValidator(),
+    uidGenerator: nextUid,
     // The default waits for ever.
     requestTimeout: LIMITS.requestMs,
     // A merely slow capture would run twice: retries are the caller's, and only where a contract says they are safe.
@@ -262,7 +264,7 @@ function brokerOptions(options: NodeOptions, tracing: Tracing | undefined): Brok
       { name: "Joining", serviceStarting: async ({ broker }) => refuseConflict(broker, (broker.metadata as NodeMetadata).surface) },
       ...["ActionHook", "Validator", "Bulkhead"],
       underWay,
-      ...["CircuitBreaker", "ErrorHandler"],
+      "CircuitBreaker",
     ],
     ...(bus === undefined ? {} : clusterOptions(bus)),
   };

@@ -6,4 +6,8 @@ declare module "moleculer" {
     timeout?: number;
     retrySafe?: boolean;
   }
+  interface CallingOptions {
+    /** The parameters have been checked by their contract, by this process. It does not travel: another node checks them again. */
+    checked?: true;
+  }
 }

@@ -1,5 +1,5 @@
 /** fastest-validator with the scalars of our contracts: ids, money, times and cursors. Handlers never see a value of another form. */
-import { Validators } from "moleculer";
+import { Validators, type ActionSchema, type Context, type Middleware, type ServiceBroker } from "moleculer";
 import { ID_PATTERN, isId } from "../domain/ids.ts";
 import { REQUEST_FEN_MAX } from "../domain/money.ts";
 
@@ -25,8 +25,23 @@ export const SCALARS = {
   cursor: { type: "string", custom: checked("cursor", (value) => typeof value === "string" && CURSOR_PATTERN.test(value)) },
 } as const;
 
+type Handler = (ctx: Context) => Promise<unknown>;
+type LocalAction = (this: ServiceBroker, next: Handler, action: ActionSchema) => Handler;
+
+/** Moleculer's, which does not check again what the gateway of the same process has checked: two of 85 µs of an order. Nor is there anything to compile for it. */
+class OnceValidator extends Validators.Fastest {
+  override middleware(broker: ServiceBroker): Middleware {
+    const moleculers = super.middleware(broker) as Middleware & { localAction: LocalAction };
+    const localAction: LocalAction = (next, action) => {
+      let checking: Handler | undefined;
+      return (ctx) => (ctx.options.checked ? next(ctx) : (checking ??= moleculers.localAction.call(broker, next, action))(ctx));
+    };
+    return { ...moleculers, localAction };
+  }
+}
+
 export const makeValidator = (): Validators.Fastest =>
-  new Validators.Fastest({
+  new OnceValidator({
     useNewCustomCheckerFunction: true,
     defaults: { object: { strict: true } },
     aliases: SCALARS,

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Errors, ServiceBroker, type Context, type Middleware, type ServiceSchema } from "moleculer";
+import { Errors, ServiceBroker, type BrokerOptions, type Context, type Middleware, type ServiceSchema } from "moleculer";
 import { underWay } from "../mixins/under-way.ts";
 
 /** How long a stop waits: far longer than anything here takes, so that a slow machine does not look like a stop that waits for its end. */
@@ -13,14 +13,19 @@ const SLOW_MS = 300;
 async function open(
   t: TestContext,
   bar: Omit<ServiceSchema, "name">,
-  { stopMs = STOP_MS, within = [] }: { readonly stopMs?: number; readonly within?: readonly Middleware[] } = {},
+  {
+    stopMs = STOP_MS,
+    within = [],
+    on = {},
+  }: { readonly stopMs?: number; readonly within?: readonly Middleware[]; readonly on?: BrokerOptions } = {},
 ): Promise<ServiceBroker> {
   const broker = new ServiceBroker({
+    ...on,
     logger: false,
     internalMiddlewares: false,
     requestTimeout: 5_000,
     tracking: { shutdownTimeout: stopMs },
-    middlewares: ["ActionHook", "Validator", ...within, underWay, "ErrorHandler"],
+    middlewares: ["ActionHook", "Validator", ...within, underWay],
   });
   broker.createService({ name: "bar", ...bar });
   await broker.start();
@@ -39,6 +44,11 @@ test("a call is answered, or rejected with its handler's own error", async (t) =
   const broker = await open(t, { actions: { serve: () => Promise.resolve("beer"), refuse: () => Promise.reject(refusal) } });
   assert.equal(await broker.call("bar.serve"), "beer");
   await assert.rejects(broker.call("bar.refuse"), (error) => error === refusal);
+});
+
+test("what a handler throws that is no error is one for its caller", async (t) => {
+  const broker = await open(t, { actions: { refuse: () => Promise.reject("no seats") } }); // eslint-disable-line prefer-promise-reject-errors
+  await assert.rejects(broker.call("bar.refuse"), { name: "MoleculerError", message: "no seats" });
 });
 
 test("a call that takes too long is rejected at its deadline: the caller's, else the action's, else the broker's", async (t) => {
@@ -66,6 +76,17 @@ test("what a handler says behind its deadline is nobody's, and no fault of the p
   await assert.rejects(broker.call("bar.late", {}, { timeout: 20 }), Errors.RequestTimeoutError);
   await said.promise;
   await sleep(10); // an unhandled rejection would end this test file
+});
+
+test("nothing is kept of a call to another node that has taken too long", async (t) => {
+  const asking = await open(t, {}, { on: { nodeID: "asking", transporter: "Fake" } });
+  const answering = new ServiceBroker({ nodeID: "answering", transporter: "Fake", logger: false });
+  t.after(() => answering.stop());
+  answering.createService({ name: "kitchen", actions: { never: () => new Promise(() => undefined) } });
+  await answering.start();
+  await asking.waitForServices("kitchen", 5_000, 10);
+  await assert.rejects(asking.call("kitchen.never", {}, { timeout: 40 }), Errors.RequestTimeoutError);
+  assert.equal(asking.transit?.pendingRequests.size, 0);
 });
 
 test("a call within a call has what is left of its time", async (t) => {

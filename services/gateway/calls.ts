@@ -53,12 +53,17 @@ export function serveContract(door: Door, contract: RestContract): Serve {
         ...(caller === undefined ? undefined : { caller }),
         ...(idempotencyKey === undefined ? undefined : { idempotencyKey, bodyHash: form.hash(params) }),
       };
-      return call(door.broker, contract, params as never, { meta });
+      return call(door.broker, contract, params as never, { meta, checked: true });
     };
     if (near !== undefined) {
-      const value = near(params as never, caller, ask);
+      const value = near.answer(params as never, caller, ask);
       if (isRefusal(value)) return exchange.fail(value);
-      return answer(exchange, rest.status, value instanceof Promise ? await value : value);
+      try {
+        return answer(exchange, rest.status, value instanceof Promise ? await value : value);
+      } catch (error) {
+        near.refused?.(params as never, error);
+        throw error;
+      }
     }
     const guesses =
       guess !== undefined && door.limits !== undefined

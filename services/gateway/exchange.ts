@@ -1,10 +1,10 @@
 /** One request and its answer. Every answer of the gateway leaves through here: headers, metrics and the log of what went wrong stand in one place. */
-import { randomUUID } from "node:crypto";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { refusal } from "../../domain/error.ts";
 import type { Metrics } from "../../mixins/metrics.ts";
 import type { Tracing } from "../../mixins/tracing.ts";
+import { nextUid } from "../../mixins/uids.ts";
 import { ClientGone } from "./form.ts";
 import { PROBLEM_TYPE, problemHeaders, problemOf, refusalOf } from "./problem.ts";
 
@@ -48,7 +48,7 @@ const NOT_KEPT = ["Cache-Control", "no-store"];
 /** Printable, short: what a client calls its request is written to logs and event rows. */
 const REQUEST_ID = /^[\x21-\x7e]{1,64}$/;
 const requestIdOf = (given: string | string[] | undefined): string =>
-  typeof given === "string" && REQUEST_ID.test(given) ? given : randomUUID();
+  typeof given === "string" && REQUEST_ID.test(given) ? given : nextUid();
 
 export class Exchange {
   readonly req: IncomingMessage;

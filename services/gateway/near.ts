@@ -41,8 +41,12 @@ interface SoldOut {
 
 type Page = Answer<typeof getDeal>;
 
-/** What a contract does instead of calling, or before it; `ask` calls. A refusal is returned, or thrown by what `ask` called. */
-export type Near = (params: never, caller: Caller | undefined, ask: () => Promise<unknown>) => unknown;
+export interface Near {
+  /** What a contract does instead of calling, or before it; `ask` calls. A refusal is returned, or thrown by what `ask` called. */
+  readonly answer: (params: never, caller: Caller | undefined, ask: () => Promise<unknown>) => unknown;
+  /** Hears what was thrown. */
+  readonly refused?: (params: never, error: unknown) => void;
+}
 
 export class NearDeals {
   readonly #broker: ServiceBroker;
@@ -67,8 +71,8 @@ export class NearDeals {
   /** By the name of the contract. */
   get ways(): ReadonlyMap<string, Near> {
     return new Map<string, Near>([
-      [getDeal.name, this.#page.bind(this)],
-      [placeOrder.name, this.#place.bind(this)],
+      [getDeal.name, { answer: this.#page.bind(this) }],
+      [placeOrder.name, { answer: this.#place.bind(this), refused: this.#notPlaced.bind(this) }],
     ]);
   }
 
@@ -113,9 +117,10 @@ export class NearDeals {
 
   #place({ dealId, groupSize, groupId }: Params<typeof placeOrder>, caller: Caller | undefined, ask: () => Promise<unknown>): unknown {
     const lease = this.#soldOut.get(dealId);
+    if (lease === undefined) return ask();
     const nowMs = performance.now();
     // Both would be a fault of the form, which its service tells first.
-    if (lease !== undefined && lease.untilMs > nowMs && (groupSize === undefined || groupId === undefined)) {
+    if (lease.untilMs > nowMs && (groupSize === undefined || groupId === undefined)) {
       if (nowMs - lease.askedMs > RENEW_MS) this.#lease(dealId);
       if (caller !== undefined && !lease.buyers.has(caller.userId)) {
         this.#refusals.inc();
@@ -123,11 +128,12 @@ export class NearDeals {
         return lease.refusal;
       }
     }
-    return ask().catch((error: unknown) => {
-      if (error instanceof DomainError && error.type === "SOLD_OUT" && (error.data as { available: number }).available === 0)
-        this.#lease(dealId);
-      throw error;
-    });
+    return ask();
+  }
+
+  #notPlaced({ dealId }: Params<typeof placeOrder>, error: unknown): void {
+    if (error instanceof DomainError && error.type === "SOLD_OUT" && (error.data as { available: number }).available === 0)
+      this.#lease(dealId);
   }
 
   /** Asks for a lease in the background; one question a deal at a time, and not all the time. */

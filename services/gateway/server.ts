@@ -1,10 +1,10 @@
 /** The HTTP server under the gateway: how long it waits, what it says to those who do not speak HTTP, and how it ends. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
-import { randomUUID } from "node:crypto";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { refusal, type DomainError } from "../../domain/error.ts";
 import { LIMITS } from "../../domain/limits.ts";
+import { nextUid } from "../../mixins/uids.ts";
 import { PROBLEM_TYPE, problemOf } from "./problem.ts";
 
 /** Longer than the 60 s a proxy in front keeps its side, so that it is never the one to send into a closed connection. */
@@ -34,7 +34,7 @@ export function makeServer(onRequest: (req: IncomingMessage, res: ServerResponse
   );
   server.on("clientError", refuseMalformed);
   server.on("checkExpectation", (_req, res: ServerResponse) => {
-    const problem = problemOf(refusal(COMMON_ERRORS, "BAD_REQUEST", { reason: "this Expect header cannot be met" }), randomUUID());
+    const problem = problemOf(refusal(COMMON_ERRORS, "BAD_REQUEST", { reason: "this Expect header cannot be met" }), nextUid());
     const body = JSON.stringify(problem);
     res
       .writeHead(problem.status, { "Content-Type": PROBLEM_TYPE, "Content-Length": Buffer.byteLength(body), Connection: "close" })
@@ -67,7 +67,7 @@ function refuseMalformed(error: NodeJS.ErrnoException, socket: Socket): void {
     socket.destroy();
     return;
   }
-  const problem = problemOf(malformed(error), randomUUID());
+  const problem = problemOf(malformed(error), nextUid());
   const body = JSON.stringify(problem);
   socket.end(
     `HTTP/1.1 ${problem.status} ${problem.title}\r\nContent-Type: ${PROBLEM_TYPE}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n` +
