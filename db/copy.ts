@@ -1,7 +1,10 @@
 import { isoText } from "../domain/moment.ts";
 
-/** What a column is given by COPY; bytes as `\\x…`. */
-export type CopyValue = string | number | bigint | boolean | Date | null | undefined;
+/** What a column is given by COPY; bytes as their hex. */
+export type CopyValue = string | number | bigint | boolean | Date | Hex | null | undefined;
+export interface Hex {
+  readonly hex: string;
+}
 
 /** Of a message: its code and its length. CopyDone is nothing more. */
 const HEAD_BYTES = 5;
@@ -54,7 +57,8 @@ function withRoom(buffer: Buffer<ArrayBuffer>, at: number, bytes: number): Buffe
 function field(value: CopyValue): string {
   if (typeof value === "string") return COPY_SPECIAL.test(value) ? escaped(value) : value;
   if (value === null || value === undefined) return "\\N";
-  return value instanceof Date ? isoText(value) : String(value);
+  if (typeof value !== "object") return String(value);
+  return value instanceof Date ? isoText(value) : `\\\\x${value.hex}`;
 }
 
 const escaped = (text: string): string => text.replaceAll(COPY_SPECIALS, (character) => COPY_ESCAPES[character] ?? "");

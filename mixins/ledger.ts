@@ -183,7 +183,7 @@ async function write(work: Work, before: ChainHead, { rows, changes, head, overd
       slot,
       rows.map((row) => [
         ...[slot, row.id, row.seq, row.debit, row.credit, row.amount, row.code, row.state, row.businessKey, row.pendingId, row.orderId],
-        ...[at, `\\x${row.prevHash}`, `\\x${row.hash}`],
+        ...[at, { hex: row.prevHash }, { hex: row.hash }],
       ]),
     ),
     touched.some(([account]) => isPayable(account))

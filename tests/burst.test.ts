@@ -187,7 +187,7 @@ describe("copy", () => {
             text: row.text?.replaceAll("\0", "") ?? null,
             hex: Buffer.from(row.bytes).toString("hex"),
           }));
-          const values = sent.map(({ text, big, yes, at, hex }, n): CopyValue[] => [n, text, big, yes, at, `\\x${hex}`]);
+          const values = sent.map(({ text, big, yes, at, hex }, n): CopyValue[] => [n, text, big, yes, at, { hex }]);
           const back = await city.transaction(async (tx) => {
             const [, read] = await Promise.all([
               tx.copy(INTO, 0, values),

@@ -213,7 +213,9 @@ class Placing {
     if (command.groupSize !== undefined && !tier) return refusal(ORDER_ERRORS, "NO_SUCH_TIER", { dealId, size: command.groupSize });
     const noSeat = group && this.#seatRefusal(group, command.consumerId);
     if (noSeat) return noSeat;
-    const overQuota = this.#quotaRefusal(deal, command);
+    const ofMerchant = quotaKey(deal.merchantId, command.consumerId);
+    const ofDeal = deal.perUserLimit === undefined ? undefined : quotaKey(dealId, command.consumerId);
+    const overQuota = this.#quotaRefusal(deal, quantity, ofMerchant, ofDeal);
     if (overQuota) return overQuota;
     const bucket = this.#takeStock(dealId, quantity);
     if (!bucket) return refusal(DEAL_ERRORS, "SOLD_OUT", { dealId, available: this.#available(dealId) });
@@ -223,14 +225,14 @@ class Placing {
     const groupId = group?.id ?? (tier ? this.#openGroup(deal, tier.size, unitPrice, command) : undefined);
     const order = this.#makeOrder(command, deal, { unitPrice, groupId, bucket: bucket.bucket, deadlineMs: group?.deadlineMs });
     this.#made.set(key, order);
-    this.#count(quotaKey(deal.merchantId, command.consumerId), {
+    this.#count(ofMerchant, {
       scope: deal.merchantId,
       userId: command.consumerId,
       delta: 1,
       cap: LIMITS.unpaidOrdersMax,
     });
-    if (deal.perUserLimit !== undefined) {
-      this.#count(quotaKey(dealId, command.consumerId), {
+    if (ofDeal !== undefined) {
+      this.#count(ofDeal, {
         scope: dealId,
         userId: command.consumerId,
         delta: quantity,
@@ -264,13 +266,13 @@ class Placing {
     return undefined;
   }
 
-  #quotaRefusal(deal: DealFacts, { consumerId, quantity }: PlaceCommand): DomainError | undefined {
+  #quotaRefusal(deal: DealFacts, quantity: number, ofMerchant: string, ofDeal: string | undefined): DomainError | undefined {
     const limit = deal.perUserLimit;
-    if (limit !== undefined) {
-      const used = this.#used(quotaKey(deal.id, consumerId));
+    if (limit !== undefined && ofDeal !== undefined) {
+      const used = this.#used(ofDeal);
       if (used + quantity > limit) return refusal(ORDER_ERRORS, "USER_LIMIT_EXCEEDED", { dealId: deal.id, limit, used });
     }
-    if (this.#used(quotaKey(deal.merchantId, consumerId)) >= LIMITS.unpaidOrdersMax) {
+    if (this.#used(ofMerchant) >= LIMITS.unpaidOrdersMax) {
       return refusal(ORDER_ERRORS, "TOO_MANY_UNPAID", { merchantId: deal.merchantId, limit: LIMITS.unpaidOrdersMax });
     }
     return undefined;

@@ -199,10 +199,11 @@ export async function insertOrders(tx: Writable, shard: Shard, orders: readonly 
   await tx.copy(
     INSERT,
     slot,
+    // prettier-ignore
     orders.map((o) => [
-      ...[slot, o.id, o.consumerId, o.merchantId, o.dealId, o.groupId, o.bucket, o.quantity, o.unitPrice, o.discount, o.amount],
-      ...[o.region, o.regionVersion, o.discountBps, o.commissionBps, o.voucherValidDays],
-      ...[o.state, o.idemKey, `\\x${o.bodyHash}`, now, o.expiresAt],
+      slot, o.id, o.consumerId, o.merchantId, o.dealId, o.groupId, o.bucket, o.quantity, o.unitPrice, o.discount, o.amount,
+      o.region, o.regionVersion, o.discountBps, o.commissionBps, o.voucherValidDays,
+      o.state, o.idemKey, { hex: o.bodyHash }, now, o.expiresAt,
     ]),
   );
 }
@@ -295,11 +296,11 @@ export async function countQuotas(
   changes: readonly QuotaChange[],
   known: { has(quota: string): boolean },
 ): Promise<void> {
-  const sorted = changes.toSorted(byQuota);
-  const isKnown = ({ scope, userId }: QuotaChange): boolean => known.has(quotaKey(scope, userId));
-  const made = sorted.filter((change) => !isKnown(change));
+  const used: QuotaChange[] = [];
+  const made: QuotaChange[] = [];
+  for (const change of changes.toSorted(byQuota)) (known.has(quotaKey(change.scope, change.userId)) ? used : made).push(change);
   await Promise.all([
-    changeQuotas(tx, shard, sorted.filter(isKnown)),
+    changeQuotas(tx, shard, used),
     made.length > 0 &&
       tx.copy(
         ADD_QUOTAS,
