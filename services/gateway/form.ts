@@ -119,7 +119,7 @@ export class Form {
   readonly queryNames: readonly string[];
   readonly bodyNames: readonly string[];
   readonly #queryKinds: ReadonlyMap<string, Kind>;
-  readonly #bodyNames: ReadonlySet<string>;
+  readonly #isUnknown: (name: string) => boolean;
   readonly #check: Check;
   readonly #hashed: string;
 
@@ -129,7 +129,8 @@ export class Form {
     this.queryNames = method === "GET" ? others : [];
     this.bodyNames = method === "GET" ? [] : others;
     this.#queryKinds = new Map(this.queryNames.map((name) => [name, kindOf(contract.params[name])]));
-    this.#bodyNames = new Set(this.bodyNames);
+    const bodyNames = new Set(this.bodyNames);
+    this.#isUnknown = (name) => !bodyNames.has(name);
     // The action checks again, on whichever node it runs; here it spares refusals the call, and lets the address be read from the parameters.
     this.#check = makeValidator().compile({ $$strict: true, ...contract.params } as never) as unknown as Check;
     this.#hashed = `${method} ${template}\n`;
@@ -138,14 +139,17 @@ export class Form {
   /** Throws VALIDATION_ERROR. Own properties of a fresh object, in the contract's order: `__proto__` and its like are unknown fields. */
   read(input: FormInput): Record<string, unknown> {
     const params: Record<string, unknown> = {};
-    for (const [index, name] of this.pathNames.entries()) params[name] = decode(input.path[index] ?? "", name);
+    for (let at = 0; at < this.pathNames.length; at++) {
+      const name = this.pathNames[at] ?? "";
+      params[name] = decode(input.path[at] ?? "", name);
+    }
     if (input.query !== "") this.#readQuery(input.query, params);
     for (const name of this.bodyNames) if (Object.hasOwn(input.body, name)) params[name] = input.body[name];
-    const unknown = Object.keys(input.body).filter((name) => !this.#bodyNames.has(name));
     const checked = this.#check(params);
-    if (checked !== true || unknown.length > 0) {
+    const given = Object.keys(input.body);
+    if (checked !== true || given.some(this.#isUnknown)) {
       const failures = checked === true ? [] : checked.map(asFieldError);
-      invalid([...failures, ...unknown.map(unknownField)].slice(0, FIELD_ERRORS_MAX));
+      invalid([...failures, ...given.filter(this.#isUnknown).map(unknownField)].slice(0, FIELD_ERRORS_MAX));
     }
     if (input.escaped) refuseUnsoundText(params);
     return params;

@@ -97,7 +97,7 @@ async function place(this: This, ctx: Ctx<typeof placeOrder>): Promise<Replayabl
   };
   admit(this, cityOf(dealId));
   const placed = await enter(this, command);
-  this.sellers.set(dealId, placed.order.merchantId);
+  if (this.sellers.peek(dealId) === undefined) this.sellers.set(dealId, placed.order.merchantId);
   const view = viewNewOrder(placed.order, cityCode(this.platform, dealId));
   return placed.replayed ? { ...view, replayed: true } : view;
 }
@@ -113,19 +113,18 @@ function admit({ platform, windows }: Vars, city: number): void {
 }
 
 /** Past the stock gate into the mailbox. Nothing is awaited where the gate is this process's own: turns of the microtask queue are felt at 10,000 orders a second. */
-function enter(vars: Vars, command: PlaceCommand): Promise<Placed> {
-  const { platform, leases } = vars;
+async function enter(vars: Vars, command: PlaceCommand): Promise<Placed> {
+  const { stockGate } = vars.platform;
   const { dealId, quantity } = command;
   const entry = { dealId, requestId: earlierName(command), quantity };
-  const pass = (left: number | undefined): Promise<Placed> => {
-    if (left !== undefined) return turnAway(vars, command, left);
-    const placed = post(vars, command);
-    const leave = (): void => platform.stockGate.leave(entry);
-    placed.then(leave, leave);
-    return placed;
-  };
-  const asked = leases.isHeld(dealId) ? 0 : platform.stockGate.enter(entry);
-  return asked instanceof Promise ? asked.then(pass) : pass(asked);
+  const asked = vars.leases.isHeld(dealId) ? 0 : stockGate.enter(entry);
+  const left = asked instanceof Promise ? await asked : asked;
+  if (left !== undefined) return turnAway(vars, command, left);
+  try {
+    return await post(vars, command);
+  } finally {
+    stockGate.leave(entry);
+  }
 }
 
 /** Until a deal's first order has told whose it is, the deal counts by itself. */
