@@ -1,7 +1,7 @@
 /**
  * An id ends with its address: `milliseconds since 2025-01-01 (41 bits) | sequence (10) | city (8) | slot (4)`, a positive int8.
  * It travels as a decimal string everywhere (JavaScript numbers end at 2^53, and `pg` hands int8 out as text anyway), and routes itself:
- * 10^4 is divisible by 16 and 10^12 by 4,096, so slot and city stand in the last digits and no bigint is built to read them.
+ * 10^12 is divisible by 4,096, so the address stands in the last twelve digits and no bigint is built to read it.
  */
 import { invariant } from "./invariant.ts";
 
@@ -37,9 +37,20 @@ export interface Shard {
 }
 
 export const isId = (text: string): boolean => ID_PATTERN.test(text) && (text.length < 19 || text <= INT8_MAX);
-export const slotOf = (id: string): number => Number(id.slice(-4)) % SLOT_COUNT;
-export const cityOf = (id: string): number => (Number(id.slice(-12)) % 4096) >> 4;
-export const shardOf = (id: string): Shard => ({ city: cityOf(id), slot: slotOf(id) });
+export const slotOf = (id: string): number => addressOf(id) & 15;
+export const cityOf = (id: string): number => addressOf(id) >> 4;
+export const shardOf = (id: string): Shard => {
+  const address = addressOf(id);
+  return { city: address >> 4, slot: address & 15 };
+};
+/** Digit by digit: an order asks its deal a dozen times where it lives, and a slice of its text to make a number of takes three times as long. */
+function addressOf(id: string): number {
+  let address = 0;
+  for (let at = Math.max(0, id.length - 12); at < id.length; at++) address = (address * 10 + id.charCodeAt(at) - ZERO) & 4095;
+  return address;
+}
+const ZERO = "0".charCodeAt(0);
+
 export const shardKey = (shard: Shard): string => `${shard.city}/${shard.slot}`;
 export const mintedAtMs = (id: string): number => Number(BigInt(id) >> 22n) + ID_EPOCH_MS;
 

@@ -142,7 +142,8 @@ export interface NewSeat {
 export interface PlaceWrites {
   readonly orders: OrderRow[];
   readonly requestIds: Map<OrderId, string | undefined>;
-  readonly buckets: Map<string, BucketChange>;
+  /** By the bucket that was locked. */
+  readonly buckets: Map<Bucket, BucketChange>;
   readonly quotas: Map<string, QuotaChange>;
   readonly groups: NewGroup[];
   readonly seats: NewSeat[];
@@ -313,12 +314,11 @@ class Placing {
   #changeBucket(bucket: Bucket, delta: { total: number; held: number }): void {
     bucket.total += delta.total;
     bucket.held += delta.held;
-    const key = `${bucket.dealId} ${bucket.bucket}`;
-    const change = this.writes.buckets.get(key);
+    const change = this.writes.buckets.get(bucket);
     if (change) {
       change.total += delta.total;
       change.held += delta.held;
-    } else this.writes.buckets.set(key, { dealId: bucket.dealId, bucket: bucket.bucket, total: delta.total, held: delta.held, sold: 0 });
+    } else this.writes.buckets.set(bucket, { dealId: bucket.dealId, bucket: bucket.bucket, total: delta.total, held: delta.held, sold: 0 });
   }
 
   #openGroup(deal: DealFacts, size: number, unitPrice: Fen, command: PlaceCommand): GroupId {

@@ -268,7 +268,7 @@ export async function findDealFacts(
 /** As PostgreSQL sorts them: all who change counters do it in one order. */
 const byQuota = (a: { scope: string; userId: string }, b: { scope: string; userId: string }): number =>
   byNumber(a.scope, b.scope) || byNumber(a.userId, b.userId);
-const byNumber = (a: string, b: string): number => a.length - b.length || (a < b ? -1 : Number(a > b));
+const byNumber = (a: string, b: string): number => (a === b ? 0 : a.length - b.length || (a < b ? -1 : 1));
 
 /** The counters that bound these buyers of these deals, keyed by `quotaKey`; those never used are missing. */
 export async function findQuotas(

@@ -54,7 +54,7 @@ const factsOf = (state: Locked, writes: PlaceWrites): StockFact[] =>
   [...state.buckets].flatMap(([dealId, buckets]) => {
     const of = state.deals.get(dealId)?.bucketCount ?? 0;
     return buckets.map((one) => {
-      const raised = writes.buckets.has(`${dealId} ${one.bucket}`) ? 1 : 0;
+      const raised = writes.buckets.has(one) ? 1 : 0;
       return { dealId, bucket: one.bucket, available: available([one]), version: one.version + raised, of };
     });
   });
