@@ -2,6 +2,7 @@
 import { hash } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import { isUtf8 } from "node:buffer";
+import { LRUCache } from "lru-cache";
 import { COMMON_ERRORS } from "../../domain/common-errors.ts";
 import { raise, refusal, type DomainError } from "../../domain/error.ts";
 import { LIMITS } from "../../domain/limits.ts";
@@ -122,6 +123,8 @@ export class Form {
   readonly #isUnknown: (name: string) => boolean;
   readonly #check: Check;
   readonly #hashed: string;
+  /** By the parameters as JSON. */
+  readonly #hashes = new LRUCache<string, string>({ max: HASHES_KEPT_MAX });
 
   constructor(contract: Pick<Contract, "params">, method: string, template: string) {
     this.pathNames = [...template.matchAll(/\{(\w+)\}/g)].map((match) => match[1] ?? "");
@@ -155,9 +158,17 @@ export class Form {
     return params;
   }
 
-  /** SHA-256 of what was asked, in hex: white space and the order of a body's fields do not make it another request. As bytes it takes three times as long. */
+  /**
+   * SHA-256 of what was asked, in hex: white space and the order of a body's fields do not make it another request. As bytes it takes three times as long.
+   * A stampede asks for the same thing again and again, and to remember it takes a third of the time.
+   */
   hash(params: Record<string, unknown>): string {
-    return hash("sha256", this.#hashed + JSON.stringify(params), "hex");
+    const asked = JSON.stringify(params);
+    const known = this.#hashes.get(asked);
+    if (known !== undefined) return known;
+    const made = hash("sha256", this.#hashed + asked, "hex");
+    if (asked.length <= HASHED_CHARACTERS_MAX) this.#hashes.set(asked, made);
+    return made;
   }
 
   #readQuery(query: string, params: Record<string, unknown>): void {
@@ -173,6 +184,9 @@ export class Form {
   }
 }
 
+/** Of one route, of what is short: 100 kB at most. */
+const HASHES_KEPT_MAX = 256;
+const HASHED_CHARACTERS_MAX = 200;
 /** More than any contract has; what is behind it was repeated or unknown anyway. */
 const QUERY_PAIRS_MAX = 100;
 /** A body of 100 kB can be wrong in thousands of places; ten tell enough. */
