@@ -28,7 +28,7 @@ export const SCALARS = {
 type Handler = (ctx: Context) => Promise<unknown>;
 type LocalAction = (this: ServiceBroker, next: Handler, action: ActionSchema) => Handler;
 
-/** Moleculer's, which does not check again what the gateway of the same process has checked: two of 85 µs of an order. Nor is there anything to compile for it. */
+/** Moleculer's, which does not check again what the gateway of the same process has checked, nor compiles anything for it: half a microsecond an order. */
 class OnceValidator extends Validators.Fastest {
   override middleware(broker: ServiceBroker): Middleware {
     const moleculers = super.middleware(broker) as Middleware & { localAction: LocalAction };

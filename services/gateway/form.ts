@@ -134,7 +134,7 @@ export class Form {
     this.#queryKinds = new Map(this.queryNames.map((name) => [name, kindOf(contract.params[name])]));
     const bodyNames = new Set(this.bodyNames);
     this.#isUnknown = (name) => !bodyNames.has(name);
-    // The action checks again, on whichever node it runs; here it spares refusals the call, and lets the address be read from the parameters.
+    // An action on another node checks again (`mixins/validator.ts`); here it spares refusals the call, and lets the address be read from the parameters.
     this.#check = makeValidator().compile({ $$strict: true, ...contract.params } as never) as unknown as Check;
     this.#hashed = `${method} ${template}\n`;
   }
