@@ -29,7 +29,6 @@ const SECRET = "a secret for cluster tests, long enough";
 const seed = Number(process.env["SEED"] ?? randomInt(2 ** 31));
 const MOODS = 8;
 const MOOD_MS = 3_000;
-/** Few enough for one page of differences. */
 const LIES = { statementMissing: 0.03, statementExtra: 0.03, statementDoubled: 0.03, statementAltered: 0.03 };
 const tokens = makeTokens(SECRET);
 

@@ -25,11 +25,18 @@ export class Statements {
     this.#place = place;
   }
 
+  /** With all of its differences, page after page. */
   async find(id: string): Promise<Statement> {
-    const answer = await fetch(`${this.#place.base}/api/v1/recon/statements/${id}?limit=100`, { headers: await this.authorization() });
-    const body = (await answer.json()) as Statement;
-    assert.equal(answer.status, 200, JSON.stringify(body));
-    return body;
+    const differences: Statement["differences"] = [];
+    for (let cursor = ""; ;) {
+      const url = `${this.#place.base}/api/v1/recon/statements/${id}?limit=100${cursor}`;
+      const answer = await fetch(url, { headers: await this.authorization() });
+      const body = (await answer.json()) as Statement;
+      assert.equal(answer.status, 200, JSON.stringify(body));
+      differences.push(...body.differences);
+      if (typeof body.nextCursor !== "string") return { ...body, differences };
+      cursor = `&cursor=${body.nextCursor}`;
+    }
   }
   async done(id: string): Promise<Statement> {
     await eventually(async () => assert.match((await this.find(id)).status, /^(DONE|FAILED)$/), 30_000);
@@ -58,12 +65,13 @@ export class Statements {
   }
   /** With every kind of lie that was asked for; which lines are struck is a matter of the seed. */
   async liedTo(chance: Readonly<Record<string, number>>): Promise<{ body: string; lies: string[] }> {
+    const told = async () => (await this.#place.simpay.log()).flatMap((line) => (line.event === "statement.falsified" ? line.lines : []));
     for (let seed = 0; ; seed++) {
+      const before = await told();
       await this.#place.simpay.plan({ seed: `recon ${seed}`, chance });
       const body = await this.fetched();
       await this.#place.simpay.plan({});
-      const last = (await this.#place.simpay.log()).findLast((line) => line.event === "statement.falsified");
-      const lines = last?.event === "statement.falsified" ? last.lines : [];
+      const lines = (await told()).slice(before.length);
       if (new Set(lines.map(({ how }) => how)).size === Object.keys(chance).length) return { body, lies: named(lines) };
     }
   }
