@@ -29,13 +29,12 @@ export function copyMessages(rows: readonly (readonly CopyValue[])[]): Buffer<Ar
   let at = HEAD_BYTES;
   // A batch is mostly of one deal: two columns in three have in every row what they have in the first.
   const first = rows[0] ?? [];
-  const texts = first.map((value, column) => (column === 0 ? "" : "\t") + field(value));
+  const texts = first.map(cell);
   for (const row of rows) {
     let line = "";
     for (let column = 0; column < row.length; column++) {
       const value = row[column];
-      if (value === first[column]) line += texts[column];
-      else line += (column === 0 ? "" : "\t") + field(value);
+      line += value === first[column] ? texts[column] : cell(value, column);
     }
     line += "\n";
     buffer = withRoom(buffer, at, line.length * UNIT_BYTES_MAX + HEAD_BYTES);
@@ -60,6 +59,8 @@ function withRoom(buffer: Buffer<ArrayBuffer>, at: number, bytes: number): Buffe
   buffer.copy(larger, 0, 0, at);
   return larger;
 }
+
+const cell = (value: CopyValue, column: number): string => (column === 0 ? "" : "\t") + field(value);
 
 function field(value: CopyValue): string {
   if (typeof value === "string") return COPY_SPECIAL.test(value) ? escaped(value) : value;

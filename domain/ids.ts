@@ -37,11 +37,11 @@ export interface Shard {
 }
 
 export const isId = (text: string): boolean => ID_PATTERN.test(text) && (text.length < 19 || text <= INT8_MAX);
-export const slotOf = (id: string): number => addressOf(id) & 15;
+export const slotOf = (id: string): number => addressOf(id) % SLOT_COUNT;
 export const cityOf = (id: string): number => addressOf(id) >> 4;
 export const shardOf = (id: string): Shard => {
   const address = addressOf(id);
-  return { city: address >> 4, slot: address & 15 };
+  return { city: address >> 4, slot: address % SLOT_COUNT };
 };
 /** Digit by digit: an order asks its deal a dozen times where it lives, and a slice of its text to make a number of takes three times as long. */
 function addressOf(id: string): number {
